@@ -1,0 +1,295 @@
+"""Encodes a video file: GOP by GOP base encode, prompts decided by real decodes, rate control, one MP4."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+from hybridprompt.encode.gate import AnchorDecision, Gop, GopDecision, GopGate
+from hybridprompt.encode.judge import Judge, make_judge
+from hybridprompt.encode.plan import max_frames, split_gops
+from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
+from hybridprompt.encode.rate_control import ANALYSIS_CRFS, GopAnalysis, RateControl
+from hybridprompt.encode.settings import EncodeSettings
+from hybridprompt.encode.spool import PacketSpool
+from hybridprompt.errors import ConfigError, MediaError
+from hybridprompt.generator.base import Generator
+from hybridprompt.generator.registry import load_file, load_shipped
+from hybridprompt.prompt.carriage import attach
+from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
+from hybridprompt.video.mp4_writer import Mp4Writer
+from hybridprompt.video.picture import Picture
+from hybridprompt.video.source import VideoSource
+
+logger = logging.getLogger(__name__)
+
+_ANALYSIS_PRESET = 12
+_RATE_GOAL = 0.02
+"""Rate control aims closer than the promised 3 %."""
+
+
+@dataclass(frozen=True)
+class _GopResult:
+    packets: Sequence[CodedPacket]
+    base_bytes: int
+    prompt_bytes: int
+    decision: GopDecision
+    crf: float
+
+
+def attach_prompts(packets: Sequence[CodedPacket], anchors: Sequence[AnchorDecision]) -> list[CodedPacket]:
+    """Put every anchor's prompt into its packet."""
+    prompts = {anchor.frame: anchor.prompt_bytes for anchor in anchors}
+    return [
+        replace(packet, data=attach(packet.data, prompts[index])) if index in prompts else packet
+        for index, packet in enumerate(packets)
+    ]
+
+
+def load_generator(path: Path | None) -> Generator:
+    """The generator to encode with: a file, or the shipped one."""
+    return load_shipped(threads=2) if path is None else load_file(path, threads=2)
+
+
+@dataclass
+class _Encoder:
+    """State of one run."""
+
+    source: VideoSource
+    settings: EncodeSettings
+    generator: Generator
+    judge: Judge
+    meter: ProgressMeter
+    results: dict[int, _GopResult] = field(default_factory=dict)
+
+    def gops(self) -> Iterator[list[Picture]]:
+        source = self.source
+        limit = max_frames(
+            self.settings.gop_seconds, float(source.average_rate), source.width, source.height
+        )
+        return split_gops(source.frames(), gop_frames=limit, gop_seconds=self.settings.gop_seconds)
+
+    def av1_settings(self, crf: float, *, preset: int, threads: int) -> Av1Settings:
+        source = self.source
+        return Av1Settings(
+            width=source.width,
+            height=source.height,
+            frame_rate=source.average_rate,
+            time_base=source.time_base,
+            crf=crf,
+            preset=preset,
+            threads=threads,
+            color=source.color,
+        )
+
+    def analyse(self) -> list[GopAnalysis]:
+        """Learn how bytes spread over the GOPs, with SVT-AV1 at its fastest."""
+        out = []
+        done = 0
+        with ThreadPoolExecutor(len(ANALYSIS_CRFS)) as pool:
+            for pictures in self.gops():
+
+                def size(crf: float, pictures: list[Picture] = pictures) -> int:
+                    settings = self.av1_settings(crf, preset=_ANALYSIS_PRESET, threads=1)
+                    return sum(len(packet.data) for packet in encode_gop(pictures, settings))
+
+                fine, coarse = pool.map(size, ANALYSIS_CRFS)
+                out.append(GopAnalysis(fine, coarse, _duration_seconds(pictures, self.source.average_rate)))
+                done += len(pictures)
+                self.meter.update("analyse", done)
+        return out
+
+    def encode_gop(self, pictures: list[Picture], crf: float) -> _GopResult:
+        """Encode one GOP and decide its prompts."""
+        settings = self.av1_settings(crf, preset=self.settings.effort.svt_preset, threads=2)
+        packets = encode_gop(pictures, settings)
+        gate = GopGate(
+            Gop(packets, None, self.source.time_base, pictures.__getitem__),
+            self.generator,
+            self.judge,
+            self.settings.effort,
+            self.settings.anchor_interval,
+        )
+        decision = gate.decide()
+        prompted = attach_prompts(packets, decision.anchors)
+        base_bytes = sum(len(packet.data) for packet in packets)
+        prompt_bytes = sum(len(packet.data) for packet in prompted) - base_bytes
+        return _GopResult(prompted, base_bytes, prompt_bytes, decision, crf)
+
+    def encode_all(self, control: RateControl | None, spool: PacketSpool) -> None:
+        done = 0
+        for index, pictures in enumerate(self.gops()):
+            crf = self._crf(control, index)
+            result = self.encode_gop(pictures, crf)
+            if control is not None and index == 0:
+                result = self._calibrated(control, pictures, result)
+            self._keep(index, result, control, spool)
+            done += len(pictures)
+            self.meter.update("encode", done)
+
+    def _crf(self, control: RateControl | None, index: int) -> float:
+        if control is None:
+            assert self.settings.crf is not None
+            return self.settings.crf
+        return control.crf_for_gop(index)
+
+    def _calibrated(self, control: RateControl, pictures: list[Picture], result: _GopResult) -> _GopResult:
+        """Encode the first GOP again if it shows that the model was far off."""
+        control.record(0, result.crf, result.base_bytes, result.prompt_bytes)
+        better = round(control.common_crf() * 4) / 4
+        if abs(better - result.crf) <= 1.0:
+            return result
+        return self.encode_gop(pictures, better)
+
+    def _keep(self, index: int, result: _GopResult, control: RateControl | None, spool: PacketSpool) -> None:
+        spool.put(index, result.packets)
+        # The packets are on disk now.
+        self.results[index] = replace(result, packets=())
+        if control is not None:
+            control.record(index, result.crf, result.base_bytes, result.prompt_bytes)
+
+    def correct(self, control: RateControl, spool: PacketSpool) -> None:
+        """Encode single GOPs again until the rate is met or the preset's allowance is spent."""
+        allowance = max(1, math.ceil(len(self.results) * 0.34 * (self.settings.effort.passes - 1)))
+        done = 0
+        tried: set[tuple[int, float]] = set()
+        for _ in range(allowance):
+            change = control.correction(_RATE_GOAL)
+            if change is None or change in tried:
+                return
+            tried.add(change)
+            gop, crf = change
+            before = abs(control.error)
+            kept = control.spent[gop]
+            pictures = self._pictures_of(gop, spool)
+            result = self.encode_gop(pictures, crf)
+            control.record(gop, result.crf, result.base_bytes, result.prompt_bytes)
+            if abs(control.error) < before:
+                self._keep(gop, result, control, spool)
+            else:
+                control.record(gop, *kept)
+            done += len(pictures)
+            self.meter.update("correct", done)
+
+    def _pictures_of(self, gop: int, spool: PacketSpool) -> list[Picture]:
+        start, length = spool.start_pts(gop), spool.length(gop)
+        seconds = float((start - self.source.start_pts) * self.source.time_base)
+        step = float(1 / self.source.average_rate)
+        pictures = _from_pts(self.source.frames(max(seconds - 2 * step, 0.0)), start, length)
+        if len(pictures) != length:
+            # A container whose index leads astray: read from the start.
+            pictures = _from_pts(self.source.frames(), start, length)
+        if len(pictures) != length:
+            raise MediaError(f"{self.source.path}: reads differently a second time")
+        return pictures
+
+
+def _from_pts(pictures: Iterator[Picture], start: int, length: int) -> list[Picture]:
+    return list(islice((p for p in pictures if p.pts is not None and p.pts >= start), length))
+
+
+def _duration_seconds(pictures: Sequence[Picture], rate: Fraction) -> float:
+    first, last = pictures[0].pts_seconds or 0.0, pictures[-1].pts_seconds or 0.0
+    return last - first + float(1 / rate)
+
+
+def encode_file(
+    input_path: str | Path,
+    output_path: str | Path,
+    settings: EncodeSettings,
+    *,
+    progress: ProgressCallback | None = None,
+    generator: Generator | None = None,
+) -> EncodeSummary:
+    """Encode any video that FFmpeg reads to an MP4 of AV1 with prompts; sound is carried along.
+
+    Timestamps are kept.  Nothing is left at ``output_path`` unless the encode succeeds.  ``progress`` is called
+    after every GOP, from this thread.  Raises MediaError, CodecError, GeneratorError, ConfigError.
+    """
+    started = time.monotonic()
+    input_path, output_path = Path(input_path), Path(output_path)
+    if output_path.suffix.lower() not in (".mp4", ".m4v"):
+        raise ConfigError(f"{output_path}: an encode writes MP4; name it .mp4")
+    if input_path.exists() and output_path.exists() and input_path.samefile(output_path):
+        raise ConfigError(f"{output_path}: input and output are the same file")
+    source = VideoSource(input_path)
+    notes = _notes(source)
+    origin = Fraction(source.start_pts) * source.time_base
+    writer = Mp4Writer(
+        output_path,
+        time_base=source.time_base,
+        frame_rate=source.average_rate,
+        color=source.color,
+        sample_aspect_ratio=source.sample_aspect_ratio,
+        audio_from=input_path if source.has_audio else None,
+        origin_seconds=origin,
+        overwrite=settings.overwrite,
+    )
+    with writer, PacketSpool() as spool:
+        chosen = generator or load_generator(settings.generator)
+        total = source.frame_count or round((source.duration_seconds or 0) * float(source.average_rate))
+        encoder = _Encoder(
+            source, settings, chosen, make_judge(settings.effort.judge_scale), ProgressMeter(progress, total)
+        )
+        control = None
+        if settings.bitrate_kbps is not None:
+            analyses = encoder.analyse()
+            duration = sum(a.duration_seconds for a in analyses)
+            control = RateControl(settings.bitrate_kbps * 125 * duration, analyses)
+        encoder.encode_all(control, spool)
+        if control is not None:
+            encoder.correct(control, spool)
+            if abs(control.error) > 0.03:
+                notes.append(
+                    f"the rate is {100 * control.error:+.1f} % off its target: "
+                    + ("the video is too short to steer" if abs(control.error) < 0.2 else "out of AV1's reach here")
+                )
+        frames = sum(spool.length(i) for i in encoder.results)
+        encoder.meter.update("write", frames)
+        duration_seconds = 0.0
+        for packet in spool.packets():
+            writer.write(packet)
+            duration_seconds += float(packet.duration * source.time_base)
+        writer.commit()
+        results = [encoder.results[i] for i in sorted(encoder.results)]
+        return EncodeSummary(
+            frames=frames,
+            duration_seconds=duration_seconds,
+            gops=len(results),
+            anchors=sum(len(r.decision.anchors) for r in results),
+            base_bytes=sum(r.base_bytes for r in results),
+            prompt_bytes=sum(r.prompt_bytes for r in results),
+            target_kbps=settings.bitrate_kbps,
+            crfs=tuple(r.crf for r in results),
+            distances=_mean_distances(
+                encoder.judge,
+                [(r.decision, spool.length(i)) for i, r in sorted(encoder.results.items())],
+            ),
+            elapsed_seconds=time.monotonic() - started,
+            notes=tuple(notes),
+        )
+
+
+def _mean_distances(judge: Judge, decisions: Sequence[tuple[GopDecision, int]]) -> Distances:
+    total = sum(length for _, length in decisions)
+    base = sum(d.base_distance * length for d, length in decisions) / total
+    decoded = sum(d.distance * length for d, length in decisions) / total
+    return Distances(judge.name, base, decoded)
+
+
+def _notes(source: VideoSource) -> list[str]:
+    notes = []
+    if source.hdr is not None:
+        notes.append(f"the input is {source.hdr}; it was tone-mapped to SDR BT.709, 8 bit")
+    if source.interlaced:
+        notes.append("the input is interlaced; it was encoded as stored, without deinterlacing")
+    for note in notes:
+        logger.warning("%s: %s", source.path, note)
+    return notes

@@ -1,0 +1,83 @@
+"""Settings of an encode, and what the presets stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hybridprompt.errors import ConfigError
+
+PresetName = Literal["fast", "medium", "slow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How much work an encode spends.
+
+    svt_preset: SVT-AV1's own preset.  sample_frames: frames of a GOP on which prompts are judged.  judge_scale: the
+    judge sees pictures scaled by 1/judge_scale.  quantiser_offsets: what the generator may be told, relative to the
+    actual base_q_idx.  gate_levels: strengths a block may take.  passes: encodes of the whole video that rate control
+    may spend (the last pass re-encodes only what is needed).
+    """
+
+    svt_preset: int
+    sample_frames: int
+    judge_scale: int
+    quantiser_offsets: tuple[int, ...]
+    gate_levels: int
+    passes: int
+
+
+PRESETS: dict[PresetName, Preset] = {
+    "fast": Preset(
+        svt_preset=5, sample_frames=3, judge_scale=2, quantiser_offsets=(0,), gate_levels=2, passes=2
+    ),
+    "medium": Preset(
+        svt_preset=4, sample_frames=6, judge_scale=1, quantiser_offsets=(0, -32), gate_levels=3, passes=2
+    ),
+    "slow": Preset(
+        svt_preset=3, sample_frames=10, judge_scale=1, quantiser_offsets=(0, -32, 32), gate_levels=3, passes=3
+    ),
+}
+
+RATE_TOLERANCE = 0.03
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeSettings:
+    """What to encode to.  Exactly one of ``bitrate_kbps`` (the whole video track) and ``crf`` is given.
+
+    anchor_interval: frames between anchors inside a GOP, a multiple of 32 (the mini-GOP of SVT-AV1's random access
+    structure, whose base pictures alone can be anchors); None leaves only the keyframe.
+    generator: an ONNX file; None takes the shipped generator.
+    Raises ConfigError.
+    """
+
+    bitrate_kbps: float | None = None
+    crf: float | None = None
+    gop_seconds: float = 4.0
+    preset: PresetName = "medium"
+    anchor_interval: int | None = 32
+    generator: Path | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.bitrate_kbps is None) == (self.crf is None):
+            raise ConfigError("give either a bitrate or a CRF, not both and not neither")
+        if self.bitrate_kbps is not None and not 5 <= self.bitrate_kbps <= 100_000:
+            raise ConfigError(f"bitrate is {self.bitrate_kbps:g} kbit/s, expected 5 to 100000")
+        if self.crf is not None and not (1 <= self.crf <= 70 and self.crf % 0.25 == 0):
+            raise ConfigError(f"CRF is {self.crf:g}, expected 1 to 70 in steps of 0.25")
+        if not 0.5 <= self.gop_seconds <= 20:
+            raise ConfigError(f"GOP length is {self.gop_seconds:g} s, expected 0.5 to 20")
+        if self.preset not in PRESETS:
+            raise ConfigError(f"preset is {self.preset!r}, expected one of {', '.join(PRESETS)}")
+        if self.anchor_interval is not None and (self.anchor_interval < 32 or self.anchor_interval % 32):
+            raise ConfigError(
+                f"anchor interval is {self.anchor_interval} frames, expected a multiple of 32 or off"
+            )
+
+    @property
+    def effort(self) -> Preset:
+        return PRESETS[self.preset]

@@ -1,0 +1,77 @@
+"""Keeps coded packets on disk until the whole video is decided."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from hybridprompt.errors import MediaError
+from hybridprompt.video.av1_encoder import CodedPacket
+
+
+@dataclass(frozen=True)
+class _Entry:
+    offset: int
+    size_bytes: int
+    pts: int
+    dts: int
+    duration: int
+    is_keyframe: bool
+
+
+class PacketSpool:
+    """GOPs of packets in one temporary file without a name; a GOP may be replaced.
+
+    Raises MediaError when the disk is full.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="hybridprompt-")
+        self._gops: dict[int, list[_Entry]] = {}
+        self._end = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def put(self, gop: int, packets: Sequence[CodedPacket]) -> None:
+        """Store a GOP, or replace it."""
+        entries = []
+        try:
+            self._file.seek(self._end)
+            for packet in packets:
+                entries.append(
+                    _Entry(
+                        self._end, len(packet.data), packet.pts, packet.dts, packet.duration, packet.is_keyframe
+                    )
+                )
+                self._file.write(packet.data)
+                self._end += len(packet.data)
+            self._file.flush()
+        except OSError as error:
+            raise MediaError(f"temporary file for packets: {error.strerror or error}") from error
+        self._gops[gop] = entries
+
+    def start_pts(self, gop: int) -> int:
+        """Time of a GOP's first packet."""
+        return self._gops[gop][0].pts
+
+    def length(self, gop: int) -> int:
+        """Number of a GOP's packets."""
+        return len(self._gops[gop])
+
+    def packets(self) -> Iterator[CodedPacket]:
+        """All packets in order; the duration of each reaches to the next."""
+        entries = [entry for gop in sorted(self._gops) for entry in self._gops[gop]]
+        for index, entry in enumerate(entries):
+            self._file.seek(entry.offset)
+            data = self._file.read(entry.size_bytes)
+            following = entries[index + 1].pts if index + 1 < len(entries) else entry.pts + entry.duration
+            yield CodedPacket(data, entry.pts, entry.dts, max(following - entry.pts, 1), entry.is_keyframe)

@@ -1,0 +1,49 @@
+"""What a generator is to the rest of the system."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Plane = NDArray[np.uint8]
+Planes = tuple[Plane, Plane, Plane]
+IDENTITY_BYTES = 8
+
+
+class Generator(Protocol):
+    """Turns a base picture into a generated picture, steered by what the prompt holds."""
+
+    @property
+    def identity(self) -> bytes:
+        """The first 8 bytes of the SHA-256 of the weights; prompts name their generator by it."""
+
+    @property
+    def name(self) -> str:
+        """Short name for people."""
+
+    def generate(
+        self, planes: Planes, *, quantiser: int, strengths: NDArray[np.float32], block_size: int
+    ) -> Planes:
+        """Generate one picture.
+
+        planes: y (H, W), u and v (ceil(H/2), ceil(W/2)) uint8, not changed.  quantiser: 0..255 on the scale of
+        AV1's base_q_idx.  strengths: (ceil(H/block_size), ceil(W/block_size)) in [0, 1], the gate: 0 leaves a block as
+        it is, bit for bit.  Returns new planes of the same shapes.  Raises GeneratorError.
+        """
+
+
+def identity_of(weights: bytes) -> bytes:
+    """Identity of a weights file."""
+    return hashlib.sha256(weights).digest()[:IDENTITY_BYTES]
+
+
+def strength_plane(
+    strengths: NDArray[np.float32], block_size: int, width: int, height: int
+) -> NDArray[np.float32]:
+    """Spread block strengths to one value per position of a (height, width) plane whose blocks are ``block_size``."""
+    rows = np.minimum(np.arange(height) // block_size, strengths.shape[0] - 1)
+    columns = np.minimum(np.arange(width) // block_size, strengths.shape[1] - 1)
+    return np.ascontiguousarray(strengths[rows[:, None], columns[None, :]])

@@ -1,0 +1,104 @@
+"""The generator network, version 1, in torch.
+
+It refines a decoded base picture in the codec's own sample format (8-bit 4:2:0), told the quantiser that the codec
+used.  There is no convolution at full resolution: luma is pixel-unshuffled by 4 and chroma by 2, so that all planes
+meet at a quarter of the luma resolution; the body works at an eighth; the output is pixel-shuffled back and added
+to the base as a residual, scaled by the gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ALIGNMENT = 8
+"""Luma width and height of the network's input are multiples of this many pixels."""
+
+_PLANES = 16 + 2 * 4
+_CONDITIONS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Shape of the network: channels at 1/4 and at 1/8 of the luma resolution, residual blocks at each."""
+
+    stem_channels: int = 32
+    body_channels: int = 96
+    body_blocks: int = 2
+    tail_blocks: int = 1
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x)))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        # Starting small keeps a deep stack close to the identity.
+        nn.init.normal_(self.second.weight, std=0.01)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x + self.second(F.relu(self.first(x)))
+        return out
+
+
+class GeneratorNetwork(nn.Module):
+    """Base planes and quantiser in, generated planes out."""
+
+    def __init__(self, config: NetworkConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or NetworkConfig()
+        stem, body = self.config.stem_channels, self.config.body_channels
+        self.stem = nn.Conv2d(_PLANES + _CONDITIONS, stem, 3, padding=1)
+        self.down = nn.Conv2d(stem, body, 2, stride=2)
+        self.body = nn.Sequential(*[ResidualBlock(body) for _ in range(self.config.body_blocks)])
+        self.up = nn.Conv2d(body, stem * 4, 1)
+        self.tail = nn.Sequential(*[ResidualBlock(stem) for _ in range(self.config.tail_blocks)])
+        self.head = nn.Conv2d(stem, _PLANES, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        y: torch.Tensor,
+        uv: torch.Tensor,
+        quantiser: torch.Tensor,
+        strength: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Generate.
+
+        y: (N, 1, H, W) in [0, 1], H and W multiples of ALIGNMENT; uv: (N, 2, H/2, W/2) in [0, 1];
+        quantiser: (N, 1, 1, 1), base_q_idx / 255; strength: (N, 1, H/4, W/4) in [0, 1], 1 where None.
+        Returns planes of the shapes of y and uv, not clipped.
+        """
+        # The colour-difference planes are separate in the unshuffled stack: U in 4 channels, then V in 4.
+        planes = torch.cat([F.pixel_unshuffle(y, 4), F.pixel_unshuffle(uv, 2)], 1)
+        condition = quantiser.expand(-1, 1, planes.shape[2], planes.shape[3])
+        x = torch.cat([planes - 0.5, condition, condition * condition], 1)
+        skip = F.relu(self.stem(x))
+        deep = self.body(F.relu(self.down(skip)))
+        residual = self.head(self.tail(skip + F.pixel_shuffle(self.up(deep), 2)))
+        if strength is not None:
+            residual = residual * strength
+        return y + F.pixel_shuffle(residual[:, :16], 4), uv + F.pixel_shuffle(residual[:, 16:], 2)
+
+
+def count_gmac(config: NetworkConfig, width: int, height: int) -> float:
+    """Multiply-accumulates of one picture, in units of 10^9."""
+    network = GeneratorNetwork(config)
+    total = 0
+    scale = {network.stem: 16, network.head: 16, network.up: 64, network.down: 64}
+    for name, module in network.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        area = scale.get(module, 64 if name.startswith("body") else 16)
+        total += module.weight.numel() * (width * height // area)
+    return total / 1e9

@@ -1,0 +1,113 @@
+"""The generator in ONNX Runtime: what a client runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from hybridprompt.errors import GeneratorError
+from hybridprompt.generator.base import Plane, Planes, identity_of, strength_plane
+
+ALIGNMENT = 8
+"""The network wants luma sizes that are multiples of this."""
+
+RECEPTIVE_MARGIN = 64
+"""Pixels around a changed block that the network must see (its receptive field is below this)."""
+
+_INPUTS = ("y", "u", "v", "quantiser", "strength")
+_MAX_PIXELS = 8192 * 8192
+
+
+def _pad(plane: Plane, height: int, width: int) -> Plane:
+    if plane.shape == (height, width):
+        return np.ascontiguousarray(plane)
+    return np.pad(plane, ((0, height - plane.shape[0]), (0, width - plane.shape[1])), "edge")
+
+
+def _round_up(value: int) -> int:
+    return -(-value // ALIGNMENT) * ALIGNMENT
+
+
+class OnnxGenerator:
+    """A generator read from an ONNX file.
+
+    weights: the file's bytes.  threads: of one run; several runs may go on in parallel Python threads.
+    Raises GeneratorError when ONNX Runtime refuses the file or it is not a generator.
+    """
+
+    def __init__(self, weights: bytes, *, name: str = "onnx", threads: int = 1) -> None:
+        self._identity = identity_of(weights)
+        self._name = name
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        # Threads that spin while they wait would take the cores from the decoders beside them.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors share no narrower base class
+            raise GeneratorError(f"ONNX Runtime refuses the generator {name}: {error}") from error
+        names = tuple(i.name for i in self._session.get_inputs())
+        if set(names) != set(_INPUTS):
+            raise GeneratorError(f"{name}: inputs are {names}, a generator has {_INPUTS}")
+
+    @property
+    def identity(self) -> bytes:
+        return self._identity
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def generate(
+        self, planes: Planes, *, quantiser: int, strengths: NDArray[np.float32], block_size: int
+    ) -> Planes:
+        """Generate one picture; only the part that the gate lets through is computed.  See Generator.generate."""
+        y, u, v = planes
+        height, width = y.shape
+        if height * width > _MAX_PIXELS:
+            raise GeneratorError(f"picture of {width}x{height} is too large for a generator")
+        out = y.copy(), u.copy(), v.copy()
+        box = _changed_box(strengths, block_size, width, height)
+        if box is None:
+            return out
+        top, bottom, left, right = box
+        gate = strength_plane(strengths, block_size, width, height)[top:bottom, left:right]
+        ph, pw = _round_up(bottom - top), _round_up(right - left)
+        luma = _pad(y[top:bottom, left:right], ph, pw)
+        chroma = [
+            _pad(c[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2], ph // 2, pw // 2) for c in (u, v)
+        ]
+        strength = np.pad(gate[::4, ::4], ((0, ph // 4 - -(-gate.shape[0] // 4)), (0, pw // 4 - -(-gate.shape[1] // 4))))
+        feeds = {
+            "y": luma[None, None],
+            "u": chroma[0][None, None],
+            "v": chroma[1][None, None],
+            "quantiser": np.full((1, 1, 1, 1), quantiser / 255, np.float32),
+            "strength": strength[None, None],
+        }
+        try:
+            generated = self._session.run(["y_out", "u_out", "v_out"], feeds)
+        except Exception as error:  # see above
+            raise GeneratorError(f"generator {self._name} failed on {width}x{height}: {error}") from error
+        out[0][top:bottom, left:right] = generated[0][0, 0, : bottom - top, : right - left]
+        for target, plane in zip(out[1:], generated[1:], strict=True):
+            part = target[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
+            part[...] = plane[0, 0, : part.shape[0], : part.shape[1]]
+        return out
+
+
+def _changed_box(
+    strengths: NDArray[np.float32], block_size: int, width: int, height: int
+) -> tuple[int, int, int, int] | None:
+    """Bounds (top, bottom, left, right) of the blocks that change, with the margin that the network must see."""
+    rows, columns = np.nonzero(strengths > 0)
+    if rows.size == 0:
+        return None
+    top = max(int(rows.min()) * block_size - RECEPTIVE_MARGIN, 0)
+    left = max(int(columns.min()) * block_size - RECEPTIVE_MARGIN, 0)
+    bottom = min((int(rows.max()) + 1) * block_size + RECEPTIVE_MARGIN, height)
+    right = min((int(columns.max()) + 1) * block_size + RECEPTIVE_MARGIN, width)
+    return top, bottom, left, right

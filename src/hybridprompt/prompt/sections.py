@@ -1,0 +1,255 @@
+"""What the sections of a prompt mean, version 1: the conditioning quantiser and the gate.
+
+docs/bitstream.md has every byte. Types not listed in `SectionType` are skipped.
+"""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridprompt.prompt.syntax import Prompt, PromptError, PromptFault, Section
+
+MIN_BLOCK_LOG2 = 5
+MAX_BLOCK_LOG2 = 8
+MIN_LEVELS = 2
+MAX_LEVELS = 16
+MAX_QUANTISER = 255
+
+
+class SectionType(IntEnum):
+    """The section types of version 1."""
+
+    QUANTISER = 1
+    GATE = 2
+
+
+class _GateMode(IntEnum):
+    UNIFORM = 0
+    PACKED = 1
+    DEFLATE = 2
+
+
+@dataclass(frozen=True, eq=False)
+class GateMap:
+    """How strongly generation applies to each square block of `1 << block_log2` luma samples.
+
+    `indices` is (rows, cols) uint8 in [0, levels), kept as a read-only copy; index k means strength
+    k / (levels - 1). Blocks at the right and bottom edges may reach beyond the picture. Raises `PromptError`
+    for values that the syntax cannot hold.
+    """
+
+    block_log2: int
+    levels: int
+    indices: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if not MIN_BLOCK_LOG2 <= self.block_log2 <= MAX_BLOCK_LOG2:
+            raise _invalid(f"gate block_log2 {self.block_log2}, expected {MIN_BLOCK_LOG2}..{MAX_BLOCK_LOG2}")
+        if not MIN_LEVELS <= self.levels <= MAX_LEVELS:
+            raise _invalid(f"gate of {self.levels} levels, expected {MIN_LEVELS}..{MAX_LEVELS}")
+        indices = np.array(self.indices, order="C")
+        if indices.dtype != np.uint8 or indices.ndim != 2 or indices.size == 0:
+            raise _invalid(f"gate indices {indices.dtype} {indices.shape}, expected uint8 (rows, cols)")
+        if indices.max() >= self.levels:
+            raise _invalid(f"gate index {indices.max()}, expected 0..{self.levels - 1}")
+        indices.setflags(write=False)
+        object.__setattr__(self, "indices", indices)
+
+    @classmethod
+    def uniform(
+        cls,
+        width: int,
+        height: int,
+        *,
+        block_log2: int = MAX_BLOCK_LOG2,
+        levels: int = MIN_LEVELS,
+        index: int | None = None,
+    ) -> Self:
+        """Return the map with one index (by default the highest: strength 1) for the whole picture."""
+        shape = grid_shape(width, height, block_log2)
+        return cls(block_log2, levels, np.full(shape, levels - 1 if index is None else index, np.uint8))
+
+    @property
+    def block_size(self) -> int:
+        """Side of a block in luma samples."""
+        return 1 << self.block_log2
+
+    def strengths(self) -> NDArray[np.float32]:
+        """Return the strength of every block, (rows, cols) float32 in [0, 1]."""
+        return self.indices.astype(np.float32) / np.float32(self.levels - 1)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, GateMap):
+            return NotImplemented
+        same_scale = (self.block_log2, self.levels) == (other.block_log2, other.levels)
+        return same_scale and np.array_equal(self.indices, other.indices)
+
+    def __hash__(self) -> int:
+        return hash((self.block_log2, self.levels, self.indices.shape, self.indices.tobytes()))
+
+    def __repr__(self) -> str:
+        rows, cols = self.indices.shape
+        return f"GateMap({rows}x{cols} blocks of {self.block_size}, levels={self.levels})"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptContent:
+    """What a prompt tells the generator.
+
+    `quantiser` is on the scale of AV1's base_q_idx, 0..255; None stands for the picture's own.
+    """
+
+    quantiser: int | None
+    gate: GateMap
+
+
+def grid_shape(width: int, height: int, block_log2: int) -> tuple[int, int]:
+    """Return (rows, cols) of the blocks that cover a picture of `width` x `height` luma samples."""
+    return -(-height >> block_log2), -(-width >> block_log2)
+
+
+def build_prompt(
+    generator_id: bytes, width: int, height: int, quantiser: int | None, gate: GateMap | None
+) -> Prompt:
+    """Return the prompt for one picture; None leaves a section out. Raises `PromptError` for unfit values."""
+    sections = []
+    if quantiser is not None:
+        sections.append(Section(SectionType.QUANTISER, encode_quantiser(quantiser)))
+    if gate is not None:
+        expected = grid_shape(width, height, gate.block_log2)
+        if gate.indices.shape != expected:
+            raise _invalid(f"gate of {gate.indices.shape} blocks, expected {expected} for {width}x{height}")
+        sections.append(Section(SectionType.GATE, encode_gate(gate)))
+    return Prompt(generator_id, width, height, tuple(sections))
+
+
+def parse_sections(prompt: Prompt) -> PromptContent:
+    """Return the content of a prompt; without a gate section the gate is 1 everywhere.
+
+    Raises `PromptError` for a section that is malformed or, if its type is known, comes twice.
+    """
+    payloads = _known_payloads(prompt.sections)
+    quantiser = payloads.get(SectionType.QUANTISER)
+    gate = payloads.get(SectionType.GATE)
+    return PromptContent(
+        quantiser=None if quantiser is None else decode_quantiser(quantiser),
+        gate=(
+            GateMap.uniform(prompt.width, prompt.height)
+            if gate is None
+            else decode_gate(gate, prompt.width, prompt.height)
+        ),
+    )
+
+
+def _known_payloads(sections: Iterable[Section]) -> dict[SectionType, bytes]:
+    payloads: dict[SectionType, bytes] = {}
+    for section in sections:
+        if section.type not in set(SectionType):
+            continue
+        section_type = SectionType(section.type)
+        if section_type in payloads:
+            raise _invalid(f"two sections of type {section_type.name}, expected at most one")
+        payloads[section_type] = section.payload
+    return payloads
+
+
+def encode_quantiser(quantiser: int) -> bytes:
+    """Return the payload of a quantiser section; raise `PromptError` outside 0..255."""
+    if not 0 <= quantiser <= MAX_QUANTISER:
+        raise _invalid(f"quantiser {quantiser}, expected 0..{MAX_QUANTISER}")
+    return bytes([quantiser])
+
+
+def decode_quantiser(payload: bytes) -> int:
+    """Return the quantiser of a section payload; raise `PromptError` unless it is one byte."""
+    if len(payload) != 1:
+        raise _invalid(f"quantiser section of {len(payload)} bytes, expected 1")
+    return payload[0]
+
+
+def encode_gate(gate: GateMap) -> bytes:
+    """Return the payload of a gate section, in the shortest of its three modes."""
+    header = bytes([gate.block_log2, gate.levels - 1])
+    first = int(gate.indices.flat[0])
+    if (gate.indices == first).all():
+        return header + bytes([_GateMode.UNIFORM, first])
+    packed = _pack(gate.indices.ravel(), _index_bits(gate.levels))
+    compressor = zlib.compressobj(level=9, wbits=-15)
+    deflated = compressor.compress(gate.indices.tobytes()) + compressor.flush()
+    if len(deflated) < len(packed):
+        return header + bytes([_GateMode.DEFLATE]) + deflated
+    return header + bytes([_GateMode.PACKED]) + packed
+
+
+def decode_gate(payload: bytes, width: int, height: int) -> GateMap:
+    """Return the gate of a section payload, for a picture of `width` x `height` luma samples.
+
+    Never holds more than one byte per block beside the payload. Raises `PromptError` where it is malformed.
+    """
+    if len(payload) < 3:
+        raise _invalid(f"gate section of {len(payload)} bytes, expected at least 3")
+    block_log2, levels, mode = payload[0], payload[1] + 1, payload[2]
+    # Before the grid is derived from them: an absurd block size would make an absurd grid.
+    if not MIN_BLOCK_LOG2 <= block_log2 <= MAX_BLOCK_LOG2 or not MIN_LEVELS <= levels <= MAX_LEVELS:
+        raise _invalid(f"gate with block_log2 {block_log2} and {levels} levels")
+    shape = grid_shape(width, height, block_log2)
+    count = shape[0] * shape[1]
+    data = payload[3:]
+    if mode == _GateMode.UNIFORM:
+        _expect_size(data, 1)
+        indices = np.full(count, data[0], np.uint8)
+    elif mode == _GateMode.PACKED:
+        indices = _unpack(data, _index_bits(levels), count)
+    elif mode == _GateMode.DEFLATE:
+        indices = np.frombuffer(_inflate(data, count), np.uint8)
+    else:
+        raise _invalid(f"gate mode {mode}, expected 0..{max(_GateMode)}")
+    return GateMap(block_log2, levels, indices.reshape(shape))
+
+
+def _index_bits(levels: int) -> int:
+    return (levels - 1).bit_length()
+
+
+def _pack(indices: NDArray[np.uint8], bits: int) -> bytes:
+    shifts = np.arange(bits - 1, -1, -1, dtype=np.uint8)
+    return np.packbits(indices[:, None] >> shifts & 1).tobytes()
+
+
+def _unpack(data: bytes, bits: int, count: int) -> NDArray[np.uint8]:
+    _expect_size(data, (count * bits + 7) // 8)
+    stream = np.unpackbits(np.frombuffer(data, np.uint8))
+    if stream[count * bits :].any():
+        raise _invalid("padding bits of the gate are set, expected 0")
+    weights = (1 << np.arange(bits - 1, -1, -1)).astype(np.uint8)
+    indices: NDArray[np.uint8] = stream[: count * bits].reshape(count, bits) @ weights
+    return indices
+
+
+def _inflate(data: bytes, count: int) -> bytes:
+    decompressor = zlib.decompressobj(wbits=-15)
+    try:
+        # One byte more than there are blocks, to see that there is more without ever holding all of it.
+        indices = decompressor.decompress(data, count + 1)
+    except zlib.error as error:
+        raise _invalid(f"gate is no DEFLATE stream: {error}") from error
+    if len(indices) != count or not decompressor.eof:
+        more = "at least " if len(indices) > count else ""
+        raise _invalid(f"gate inflates to {more}{len(indices)} indices, expected {count} and the end")
+    if decompressor.unused_data:
+        raise _invalid(f"{len(decompressor.unused_data)} bytes after the gate's DEFLATE stream")
+    return indices
+
+
+def _expect_size(data: bytes, size_bytes: int) -> None:
+    if len(data) != size_bytes:
+        raise _invalid(f"gate data of {len(data)} bytes, expected {size_bytes}")
+
+
+def _invalid(detail: str) -> PromptError:
+    return PromptError(PromptFault.INVALID, detail)

@@ -1,0 +1,235 @@
+"""Trains the generator: warm-up and cosine schedule, EMA, checkpoints that resume exactly, validation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hybridprompt.evaluate.colour import yuv420_to_rgb
+from hybridprompt.evaluate.perceptual import Dists, Lpips
+from hybridprompt.generator.network import GeneratorNetwork
+from hybridprompt.train.config import TrainConfig
+from hybridprompt.train.losses import GeneratorLoss
+from hybridprompt.train.samples import Batch, SampleStore, whole_picture
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Mean distances of held-out pictures, base against generated."""
+
+    step: int
+    base: dict[str, float]
+    generated: dict[str, float]
+
+    def summary(self) -> str:
+        cells = []
+        for name, base in self.base.items():
+            value = self.generated[name]
+            change = f"{value - base:+.2f} dB" if name == "psnr" else f"{100 * (value / base - 1):+.1f} %"
+            cells.append(f"{name} {base:.4f} -> {value:.4f} ({change})")
+        return f"step {self.step}: " + ", ".join(cells)
+
+
+class Ema:
+    """Exponential moving average of the weights, with a warm-up so that early weights are forgotten."""
+
+    def __init__(self, network: GeneratorNetwork, decay: float) -> None:
+        self.decay = decay
+        self.network = GeneratorNetwork(network.config)
+        self.network.load_state_dict(network.state_dict())
+        self.network.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, network: GeneratorNetwork, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for mean, value in zip(self.network.parameters(), network.parameters(), strict=True):
+            mean.lerp_(value, 1 - decay)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine to a hundredth."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+class Trainer:
+    """Owns a run's folder: ``checkpoint.pt``, ``log.jsonl`` and ``ema.pt``."""
+
+    def __init__(self, config: TrainConfig, *, resume: bool = True) -> None:
+        self.config = config
+        self.device = torch.device(config.device)
+        self.folder = config.run_folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        self.network = GeneratorNetwork(config.network).to(
+            self.device, memory_format=torch.channels_last  # type: ignore[call-overload]
+        )
+        self.ema = Ema(self.network, config.ema_decay)
+        self.ema.network.to(self.device)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+        self.rng = np.random.default_rng(config.seed)
+        self.torch_rng = torch.Generator().manual_seed(config.seed)
+        self.step = 0
+        checkpoint = self.folder / "checkpoint.pt"
+        if resume and checkpoint.exists():
+            self._restore(torch.load(checkpoint, map_location=self.device, weights_only=False))
+        elif config.start_from is not None:
+            state = torch.load(config.start_from, map_location=self.device, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.ema.network.load_state_dict(state["network"])
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.ema.network.load_state_dict(state["ema"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.rng.bit_generator.state = state["numpy_rng"]
+        self.torch_rng.set_state(state["torch_rng"].cpu())
+        self.step = state["step"]
+
+    def save(self) -> None:
+        """Write the checkpoint and the EMA weights, each by renaming."""
+        state = {
+            "network": self.network.state_dict(),
+            "ema": self.ema.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "numpy_rng": self.rng.bit_generator.state,
+            "torch_rng": self.torch_rng.get_state(),
+            "step": self.step,
+        }
+        weights = {
+            "network": self.ema.network.state_dict(),
+            "config": self.config.network.as_dict(),
+            "step": self.step,
+        }
+        for name, value in (("checkpoint.pt", state), ("ema.pt", weights)):
+            temporary = self.folder / f".{name}.partial"
+            torch.save(value, temporary)
+            os.replace(temporary, self.folder / name)
+
+    def _log(self, record: dict[str, Any]) -> None:
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _to_device(self, batch: Batch) -> Batch:
+        def move(planes: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            return planes[0].to(self.device), planes[1].to(self.device)
+
+        return Batch(move(batch.coded), move(batch.source), batch.quantiser.to(self.device))
+
+    def run(self, report: Report = logger.info) -> Scores:
+        """Train until ``config.steps``; returns the last validation."""
+        config = self.config
+        train = SampleStore(config.corpus / "train")
+        validation = SampleStore(config.corpus / "validation")
+        loss = GeneratorLoss(config.loss, self.device, self.torch_rng)
+        started, saved = time.monotonic(), time.monotonic()
+        first, sums, vgg_values = self.step, np.zeros(3), list[float]()
+        scores = None
+        while self.step < config.steps:
+            batch = self._to_device(train.batch(self.rng, config.batch, config.crop))
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate(config, self.step)
+            generated = self.network(*batch.coded, batch.quantiser)
+            terms = loss(generated, batch.source, self.step)
+            self.optimiser.zero_grad()
+            terms.total.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+            if bool(torch.isfinite(norm)):
+                self.optimiser.step()
+            self.step += 1
+            self.ema.update(self.network, self.step)
+            sums += terms.alex, terms.pixel, terms.band
+            if terms.vgg is not None:
+                vgg_values.append(terms.vgg)
+            if self.step % config.log_every == 0:
+                alex, pixel, band = sums / config.log_every
+                pace = (time.monotonic() - started) / (self.step - first)
+                record = {
+                    "step": self.step,
+                    "alex": alex,
+                    "pixel": pixel,
+                    "band": band,
+                    "vgg": float(np.mean(vgg_values)) if vgg_values else None,
+                    "seconds_per_step": pace,
+                }
+                self._log(record)
+                report(" ".join(f"{k} {v:.5g}" for k, v in record.items() if v is not None))
+                sums[:] = 0
+                vgg_values.clear()
+            if self.step % config.validate_every == 0:
+                train.refresh()
+                validation.refresh()
+                scores = self.validate(validation)
+                self._log({"validation": asdict(scores)})
+                report(scores.summary())
+            if time.monotonic() - saved > config.save_seconds:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        return scores or self.validate(validation)
+
+    @torch.no_grad()
+    def validate(self, store: SampleStore) -> Scores:
+        """Measure held-out pictures: LPIPS-Alex and PSNR whole, LPIPS-VGG and DISTS on their centres."""
+        return validate(
+            self.ema.network,
+            store,
+            step=self.step,
+            count=self.config.validation_pictures,
+            device=self.device,
+        )
+
+
+def _psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(-10 * torch.log10(((a - b) ** 2).mean().clamp_min(1e-10)))
+
+
+@torch.no_grad()
+def validate(
+    network: GeneratorNetwork,
+    store: SampleStore,
+    *,
+    step: int,
+    count: int,
+    device: torch.device,
+    centre: int = 256,
+) -> Scores:
+    """Compare base and generated pictures of ``store`` with their sources; an even sample of ``count``."""
+    alex, vgg, dists = Lpips("alex", device=device), Lpips("vgg", device=device), Dists(device=device)
+    chosen = [store.samples[int(i)] for i in np.linspace(0, len(store.samples) - 1, count)]
+    rows: dict[str, list[list[float]]] = {name: [] for name in ("alex", "vgg", "dists", "psnr")}
+    for sample in chosen:
+        for limit in (1280, centre):
+            batch = whole_picture(sample, limit)
+            coded = batch.coded[0].to(device), batch.coded[1].to(device)
+            source = batch.source[0].to(device), batch.source[1].to(device)
+            y, uv = network(*coded, batch.quantiser.to(device))
+            generated = ((y * 255).round().clamp(0, 255) / 255, (uv * 255).round().clamp(0, 255) / 255)
+            target = yuv420_to_rgb(*source)
+            pictures = [yuv420_to_rgb(*planes) for planes in (coded, generated)]
+            if limit != centre:
+                rows["alex"].append([float(alex(p, target)) for p in pictures])
+                rows["psnr"].append([_psnr(coded[0], source[0]), _psnr(generated[0], source[0])])
+            else:
+                rows["vgg"].append([float(vgg(p, target)) for p in pictures])
+                rows["dists"].append([float(dists(p, target)) for p in pictures])
+    means = {name: np.mean(values, 0) for name, values in rows.items()}
+    return Scores(
+        step, {n: float(m[0]) for n, m in means.items()}, {n: float(m[1]) for n, m in means.items()}
+    )

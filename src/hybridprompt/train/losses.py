@@ -1,0 +1,114 @@
+"""The training loss of the generator.
+
+    L = w_alex LPIPS_alex(phase, scale) + w_vgg LPIPS_vgg + w_pixel L1 + w_band B
+
+LPIPS with AlexNet alone is gamed by a pixel-shuffle network: its first layer has a stride of 4, so it always meets
+the same phase.  Hence a random crop phase and a random rescale before it, a VGG16 term on a few crops, and the
+sub-band term B, which asks for the source's local standard deviation in two Laplacian bands (right amount of
+texture, no wish for its exact place).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from hybridprompt.evaluate.colour import yuv420_to_rgb
+from hybridprompt.evaluate.perceptual import Lpips
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the terms; ``vgg_every`` and ``vgg_crops`` bound the cost of the VGG16 term."""
+
+    alex: float = 1.0
+    vgg: float = 1.0
+    pixel: float = 2.0
+    band: float = 1.0
+    vgg_every: int = 3
+    vgg_crops: int = 3
+    vgg_size: int = 112
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms of one step; ``vgg`` is None on the steps that leave it out."""
+
+    total: torch.Tensor
+    alex: float
+    vgg: float | None
+    pixel: float
+    band: float
+
+
+def _local_deviation(band: torch.Tensor, window: int) -> torch.Tensor:
+    mean = F.avg_pool2d(band, window, window // 2)
+    square = F.avg_pool2d(band * band, window, window // 2)
+    return (square - mean * mean).clamp_min(1e-8).sqrt()
+
+
+def band_loss(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean difference of local standard deviation in two Laplacian bands of luma (N, 1, H, W)."""
+    total = y.new_zeros(())
+    for _ in range(2):
+        low, low_target = F.avg_pool2d(y, 2), F.avg_pool2d(target, 2)
+        band = y - F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
+        band_target = target - F.interpolate(low_target, scale_factor=2, mode="bilinear", align_corners=False)
+        total = total + (_local_deviation(band, 8) - _local_deviation(band_target, 8)).abs().mean()
+        y, target = low, low_target
+    return total
+
+
+class GeneratorLoss:
+    """Computes the loss of a batch; random choices come from ``rng`` so that a run can be repeated."""
+
+    def __init__(self, weights: LossWeights, device: torch.device, rng: torch.Generator) -> None:
+        self.weights = weights
+        self.alex = Lpips("alex", device=device)
+        self.vgg = Lpips("vgg", device=device, dtype=torch.bfloat16) if weights.vgg > 0 else None
+        self.rng = rng
+
+    def _random(self, high: int) -> int:
+        return int(torch.randint(high, (1,), generator=self.rng))
+
+    def _alex_distance(self, rgb: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        dy, dx = self._random(8), self._random(8)
+        scale = (0.8, 1.0, 1.25)[self._random(3)]
+        both = torch.cat([rgb, target])[..., dy:, dx:]
+        if scale != 1.0:
+            both = F.interpolate(both, scale_factor=scale, mode="bilinear", antialias=True)
+        count = len(rgb)
+        features = self.alex.features(both)
+        return self.alex.distance([f[:count] for f in features], [f[count:] for f in features]).mean()
+
+    def _vgg_distance(self, rgb: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        assert self.vgg is not None
+        size = min(self.weights.vgg_size, rgb.shape[-1])
+        dy, dx = self._random(rgb.shape[-2] - size + 1), self._random(rgb.shape[-1] - size + 1)
+        count = min(self.weights.vgg_crops, len(rgb))
+        crop = (slice(0, count), slice(None), slice(dy, dy + size), slice(dx, dx + size))
+        with torch.no_grad():
+            wanted = self.vgg.features(target[crop])
+        return self.vgg.distance(self.vgg.features(rgb[crop]), wanted).mean()
+
+    def __call__(
+        self,
+        generated: tuple[torch.Tensor, torch.Tensor],
+        source: tuple[torch.Tensor, torch.Tensor],
+        step: int,
+    ) -> LossTerms:
+        """Loss of generated planes against the source's: each (N, 1, H, W) luma, (N, 2, H/2, W/2) chroma in [0, 1]."""
+        weights = self.weights
+        rgb, target = yuv420_to_rgb(*generated), yuv420_to_rgb(*source)
+        alex = self._alex_distance(rgb, target)
+        pixel = (generated[0] - source[0]).abs().mean() + 0.5 * (generated[1] - source[1]).abs().mean()
+        band = band_loss(generated[0], source[0])
+        total = weights.alex * alex + weights.pixel * pixel + weights.band * band
+        vgg = None
+        if self.vgg is not None and step % weights.vgg_every == 0:
+            distance = self._vgg_distance(rgb, target)
+            total = total + weights.vgg * distance
+            vgg = float(distance.detach())
+        return LossTerms(total, float(alex.detach()), vgg, float(pixel.detach()), float(band.detach()))

@@ -1,0 +1,125 @@
+"""Serves crops of the training corpus, and its held-out pictures."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hybridprompt.errors import ConfigError
+from hybridprompt.generator.network import ALIGNMENT
+
+Planes = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One coded picture and its source, as (3H/2, W) uint8 ``yuv420p`` arrays."""
+
+    name: str
+    source: np.ndarray
+    coded: np.ndarray
+    base_q_idx: int
+    is_key: bool
+
+    @property
+    def width(self) -> int:
+        return int(self.source.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.source.shape[0] * 2 // 3)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Planes in [0, 1] and base_q_idx / 255 as (N, 1, 1, 1)."""
+
+    coded: Planes
+    source: Planes
+    quantiser: torch.Tensor
+
+
+def split_planes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split a (3H/2, W) array into luma (H, W) and chroma (2, H/2, W/2) views."""
+    height, width = array.shape[0] * 2 // 3, array.shape[1]
+    return array[:height], array[height:].reshape(2, height // 2, width // 2)
+
+
+class SampleStore:
+    """Samples of one split, held in memory; ``refresh`` picks up files that came since."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.samples: list[Sample] = []
+        self._seen: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Load the files that are new.  Raises ConfigError while there are none at all."""
+        for path in sorted(self.folder.glob("*.npz")):
+            if path.name.startswith(".") or path.name in self._seen:
+                continue
+            try:
+                with np.load(path) as data:
+                    self.samples.append(
+                        Sample(
+                            path.name,
+                            data["source"],
+                            data["coded"],
+                            int(data["base_q_idx"]),
+                            bool(data["is_key"]),
+                        )
+                    )
+            except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+                raise ConfigError(f"{path}: not a training sample: {error}") from error
+            self._seen.add(path.name)
+        if not self.samples:
+            raise ConfigError(f"{self.folder}: no training samples; make them with `hybridprompt corpus`")
+
+    def batch(self, rng: np.random.Generator, count: int, size: int) -> Batch:
+        """Draw ``count`` crops of ``size`` luma pixels, sampled by pixel area, flipped at random."""
+        luma = np.empty((2, count, 1, size, size), np.uint8)
+        chroma = np.empty((2, count, 2, size // 2, size // 2), np.uint8)
+        quantiser = np.empty((count, 1, 1, 1), np.float32)
+        usable = [s for s in self.samples if min(s.width, s.height) >= size]
+        if not usable:
+            raise ConfigError(f"{self.folder}: no sample is as large as a crop of {size} pixels")
+        area = np.array([s.width * s.height for s in usable], np.float64)
+        for index, chosen in enumerate(rng.choice(len(usable), count, p=area / area.sum())):
+            sample = usable[chosen]
+            # Chroma siting allows even positions only; all phases of the unshuffle grid are met.
+            x = int(rng.integers(0, (sample.width - size) // 2 + 1)) * 2
+            y = int(rng.integers(0, (sample.height - size) // 2 + 1)) * 2
+            flip = bool(rng.integers(2))
+            for side, array in enumerate((sample.coded, sample.source)):
+                planes = split_planes(array)
+                a = planes[0][y : y + size, x : x + size]
+                c = planes[1][:, y // 2 : (y + size) // 2, x // 2 : (x + size) // 2]
+                luma[side, index, 0] = a[:, ::-1] if flip else a
+                chroma[side, index] = c[..., ::-1] if flip else c
+            quantiser[index] = sample.base_q_idx / 255
+        y_all, c_all = torch.from_numpy(luma).float() / 255, torch.from_numpy(chroma).float() / 255
+        return Batch((y_all[0], c_all[0]), (y_all[1], c_all[1]), torch.from_numpy(quantiser))
+
+
+def whole_picture(sample: Sample, limit: int | None = None) -> Batch:
+    """The whole picture (or its central ``limit`` pixels each way) as a batch of one, cropped to the alignment."""
+    width = min(sample.width, limit or sample.width) // ALIGNMENT * ALIGNMENT
+    height = min(sample.height, limit or sample.height) // ALIGNMENT * ALIGNMENT
+    x, y = (sample.width - width) // 4 * 2, (sample.height - height) // 4 * 2
+
+    def planes(array: np.ndarray) -> Planes:
+        luma, chroma = split_planes(array)
+        a = luma[y : y + height, x : x + width]
+        c = chroma[:, y // 2 : (y + height) // 2, x // 2 : (x + width) // 2]
+        return (
+            torch.from_numpy(a.copy())[None, None].float() / 255,
+            torch.from_numpy(c.copy())[None].float() / 255,
+        )
+
+    quantiser = torch.full((1, 1, 1, 1), sample.base_q_idx / 255)
+    return Batch(planes(sample.coded), planes(sample.source), quantiser)

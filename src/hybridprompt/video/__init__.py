@@ -1,0 +1,1 @@
+"""Pictures, files, encoders and decoders. PyAV lives here and nowhere else."""

@@ -1,0 +1,245 @@
+"""AV1 encoding with SVT-AV1.
+
+Note [One packet per picture]: SVT-AV1 puts hidden frames into the temporal unit of the next shown one, so
+a stream has exactly one packet per picture, in display order, with dts = pts. The encoder is therefore fed
+plain picture numbers, and the pictures' own timestamps are put on the packets afterwards: variable frame
+rates survive, and the bytes do not depend on the timestamps.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Final
+
+import av
+from av.video.codeccontext import VideoCodecContext
+
+from hybridprompt.errors import CodecError, ConfigError
+from hybridprompt.video.picture import ColorInfo, Picture
+
+# SVT-AV1 reads this once, when its first instance is made; without it, it writes to stderr.
+os.environ.setdefault("SVT_LOG", "-1")
+
+CRF_STEP: Final = 0.25
+CRF_RANGE: Final = (1.0, 70.0)
+PRESET_RANGE: Final = (-1, 13)
+SIZE_RANGE: Final = (4, 16384)
+_RATE_RANGE: Final = (Fraction(1), Fraction(240))
+_OBU_SEQUENCE_HEADER: Final = 1
+
+
+@dataclass(frozen=True)
+class CodedPacket:
+    """One temporal unit: the coded bytes of one shown picture, times in units of the stream's time base."""
+
+    data: bytes
+    pts: int
+    dts: int
+    duration: int
+    is_keyframe: bool
+
+    def __repr__(self) -> str:
+        kind = "keyframe, " if self.is_keyframe else ""
+        return f"CodedPacket({kind}{len(self.data)} bytes, pts={self.pts}, dts={self.dts})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Av1Settings:
+    """Settings of an SVT-AV1 encode; exactly one of crf and bitrate_kbps is given.
+
+    width, height: pixels, 4 to 16384, odd sizes allowed. frame_rate: nominal pictures per second, used
+    by rate control only. time_base: of the pictures' pts. crf: 1 to 70 in steps of 0.25, lower is finer.
+    preset: -1 (slow) to 13 (fast). threads: SVT-AV1's level of parallelism `lp`, 1 to 6; the bytes
+    do not depend on it in CRF mode. extra: further `svtav1-params`, applied last.
+
+    Raises ConfigError for values out of range.
+    """
+
+    width: int
+    height: int
+    frame_rate: Fraction
+    time_base: Fraction
+    crf: float | None = None
+    bitrate_kbps: float | None = None
+    preset: int = 6
+    threads: int = 1
+    color: ColorInfo = field(default_factory=ColorInfo)
+    extra: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, size in (("width", self.width), ("height", self.height)):
+            _check_range(name, size, SIZE_RANGE)
+        _check_range("preset", self.preset, PRESET_RANGE)
+        _check_range("threads", self.threads, (1, 6))
+        if self.frame_rate <= 0 or self.time_base <= 0:
+            raise ConfigError(
+                f"frame rate {self.frame_rate} and time base {self.time_base} must both be above 0"
+            )
+        if (self.crf is None) == (self.bitrate_kbps is None):
+            raise ConfigError(
+                f"AV1 encoder got crf {self.crf} and bitrate_kbps {self.bitrate_kbps}, expected exactly one"
+            )
+        if self.crf is not None:
+            _check_range("crf", self.crf, CRF_RANGE)
+            if self.crf % CRF_STEP:
+                raise ConfigError(f"crf is {self.crf}, expected a multiple of {CRF_STEP}")
+        if self.bitrate_kbps is not None:
+            _check_range("bitrate_kbps", self.bitrate_kbps, (1, 100000))
+
+    def svt_params(self, keyint: int) -> str:
+        """Return the `svtav1-params` of these settings for a keyframe every keyint pictures."""
+        params: dict[str, str] = {
+            "keyint": str(keyint),
+            "irefresh-type": "2",  # closed GOPs: every keyframe is a random access point
+            "scd": "0",
+            "film-grain": "0",
+            "enable-overlays": "0",
+            "lp": str(self.threads),
+        }
+        if self.crf is not None:
+            # FFmpeg's own crf option is an integer; SVT-AV1 itself takes quarters.
+            params["crf"] = f"{self.crf:g}"
+        else:
+            params["rc"] = "1"
+        params.update(self.extra)
+        return ":".join(f"{key}={value}" for key, value in params.items())
+
+
+def encode_gop(pictures: Iterable[Picture], settings: Av1Settings) -> list[CodedPacket]:
+    """Encode pictures as exactly one closed GOP (one keyframe, first) with an encoder of its own.
+
+    Random access structure. Returns one packet per picture in decoding order, which is display order (see
+    Note [One packet per picture]). An empty GOP gives no packets.
+
+    Raises CodecError when a picture does not fit the settings, when pts do not increase, or when SVT-AV1
+    fails.
+    """
+    sequence = list(pictures)
+    # A period no sequence reaches: the only keyframe is the first picture.
+    packets = list(_encode(sequence, settings, keyint=len(sequence) + 256))
+    keyframes = [index for index, packet in enumerate(packets) if packet.is_keyframe]
+    if packets and keyframes != [0]:
+        raise CodecError(f"SVT-AV1 made keyframes at pictures {keyframes} of a GOP, expected only at 0")
+    return packets
+
+
+def encode_stream(
+    pictures: Iterable[Picture], settings: Av1Settings, gop_length: int
+) -> Iterator[CodedPacket]:
+    """Encode a whole sequence with one SVT-AV1 instance and a keyframe every gop_length pictures.
+
+    Yields packets as they come; pictures are consumed lazily. This is what an ordinary user of SVT-AV1
+    would do, and hence the peer to measure against. Raises like `encode_gop`.
+    """
+    if gop_length < 1:
+        raise ConfigError(f"gop_length is {gop_length}, expected at least 1")
+    return _encode(pictures, settings, keyint=gop_length)
+
+
+def sequence_header(packet: bytes) -> bytes | None:
+    """Return the sequence header OBU (with its header) at the start of a temporal unit, or None.
+
+    Containers want it as extradata. The one SVT-AV1 offers before encoding differs in tool flags from the
+    one it writes in band, so the in-band one is the truth. (AV1 specification, 5.3.)
+    """
+    position = 0
+    while position < len(packet):
+        start, header = position, packet[position]
+        kind, extension, has_size = (header >> 3) & 15, (header >> 2) & 1, (header >> 1) & 1
+        position += 1 + extension
+        if not has_size:
+            return None
+        size = shift = 0
+        while position < len(packet):
+            byte = packet[position]
+            position += 1
+            size |= (byte & 127) << shift
+            shift += 7
+            if byte < 128 or shift > 56:
+                break
+        position += size
+        if kind == _OBU_SEQUENCE_HEADER and position <= len(packet):
+            return packet[start:position]
+    return None
+
+
+def _encode(pictures: Iterable[Picture], settings: Av1Settings, keyint: int) -> Iterator[CodedPacket]:
+    context = _open(settings, keyint)
+    times: list[int] = []
+    held: CodedPacket | None = None
+    count = 0
+
+    def collect(packets: "list[av.Packet[av.stream.Stream]]") -> Iterator[tuple[bytes, bool]]:
+        for packet in packets:
+            yield bytes(packet), packet.is_keyframe
+
+    def units() -> Iterator[tuple[bytes, bool]]:
+        try:
+            for number, picture in enumerate(pictures):
+                times.append(_checked_pts(picture, settings, number, times[-1] if times else None))
+                frame = picture.to_frame()
+                frame.pts, frame.time_base = number, context.time_base
+                yield from collect(context.encode(frame))
+            if times:
+                yield from collect(context.encode(None))
+        except av.error.FFmpegError as error:
+            raise CodecError(f"SVT-AV1 failed at picture {len(times)}: {error}") from error
+
+    # A packet's duration is known once the next picture's time is, so one packet is always held back.
+    for data, is_keyframe in units():
+        if count >= len(times):
+            raise CodecError(f"SVT-AV1 gave more packets than the {len(times)} pictures it got")
+        pts = times[count]
+        count += 1
+        if held is not None:
+            yield _with_duration(held, pts - held.pts)
+        held = CodedPacket(data, pts, pts, 0, is_keyframe)
+    if held is not None:
+        yield _with_duration(held, max(1, round(1 / (settings.frame_rate * settings.time_base))))
+    if count != len(times):
+        raise CodecError(f"SVT-AV1 gave {count} packets for {len(times)} pictures")
+
+
+def _open(settings: Av1Settings, keyint: int) -> VideoCodecContext:
+    context = av.CodecContext.create("libsvtav1", "w")
+    rate = min(max(settings.frame_rate, _RATE_RANGE[0]), _RATE_RANGE[1]).limit_denominator(1001)
+    context.width, context.height, context.pix_fmt = settings.width, settings.height, "yuv420p"
+    context.framerate, context.time_base = rate, 1 / rate
+    context.colorspace = settings.color.matrix
+    context.color_primaries = settings.color.primaries
+    context.color_trc = settings.color.transfer
+    context.color_range = 2 if settings.color.full_range else 1
+    context.options = {"preset": str(settings.preset), "svtav1-params": settings.svt_params(keyint)}
+    if settings.bitrate_kbps is not None:
+        context.bit_rate = round(settings.bitrate_kbps * 1000)
+    try:
+        context.open()
+    except av.error.FFmpegError as error:
+        raise CodecError(f"SVT-AV1 refuses {settings}: {error}") from error
+    return context
+
+
+def _checked_pts(picture: Picture, settings: Av1Settings, number: int, previous: int | None) -> int:
+    if (picture.width, picture.height) != (settings.width, settings.height):
+        raise CodecError(
+            f"picture {number} is {picture.width}x{picture.height}, "
+            f"expected {settings.width}x{settings.height}"
+        )
+    if picture.pts is None or picture.time_base != settings.time_base:
+        raise CodecError(
+            f"picture {number} has pts {picture.pts} in units of {picture.time_base} s, "
+            f"expected one in units of {settings.time_base} s"
+        )
+    if previous is not None and picture.pts <= previous:
+        raise CodecError(f"picture {number} has pts {picture.pts}, expected more than {previous}")
+    return picture.pts
+
+
+def _with_duration(packet: CodedPacket, duration: int) -> CodedPacket:
+    return CodedPacket(packet.data, packet.pts, packet.dts, duration, packet.is_keyframe)
+
+
+def _check_range(name: str, value: float, bounds: tuple[float, float]) -> None:
+    if not bounds[0] <= value <= bounds[1]:
+        raise ConfigError(f"{name} is {value}, expected {bounds[0]:g} to {bounds[1]:g}")
