@@ -13,6 +13,7 @@ from hybridprompt.bitstream.obu import (
     iterate_obus,
     parse_sequence_header,
 )
+from hybridprompt.bitstream.show_hidden import SplitUnit, split_at_first_frame
 from hybridprompt.errors import BitstreamError
 from hybridprompt.video.av1_encoder import CodedPacket
 
@@ -72,6 +73,38 @@ class HeaderHistory:
         self._failure: BitstreamError | None = None
         self._shown: list[FrameHeader] = []
         self._last: ShownFrame | None = None
+        self._first: FrameHeader | None = None
+        self._marked: list[FrameHeader] = []
+
+    def split(self, unit: bytes) -> SplitUnit | None:
+        """Cut the next packet's unit, not appended yet, after its first frame if that is hidden; else None.
+
+        Raises BitstreamError when the unit or one before it cannot be parsed, or the frame cannot be shown.
+        """
+        self._catch_up()
+        if self._failure is not None:
+            raise self._failure
+        return split_at_first_frame(unit, self._tracker)
+
+    def mark_hidden(self) -> None:
+        """Remember the hidden frame that the last unit begins with, for `shows_marked`."""
+        self._catch_up()
+        held = [frame for frame in self._tracker.slots if frame is not None and frame is self._first]
+        self._marked = [f for f in self._marked if any(f is slot for slot in self._tracker.slots)] + held[:1]
+
+    def shows_marked(self, unit: bytes) -> bool:
+        """Say whether the last unit shows a frame that was marked while it was hidden."""
+        if not self._marked:
+            return False
+        try:
+            slot = existing_slot(unit)
+        except BitstreamError:
+            return False
+        if slot is None:
+            return False
+        self._catch_up()
+        frame = self._tracker.slots[slot]
+        return any(frame is marked for marked in self._marked)
 
     def append(self, unit: bytes) -> None:
         """Take the next packet's temporal unit."""
@@ -105,6 +138,7 @@ class HeaderHistory:
 
     def _parse(self, unit: bytes) -> None:
         headers = self._tracker.parse(unit)
+        self._first = headers[0] if headers else None
         header = next((header for header in reversed(headers) if header.shown), None)
         if header is None:
             self._last = None

@@ -4,11 +4,14 @@ Nothing here knows files, so the encoder tries prompts with the very code that w
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Protocol
+from typing import Final, Protocol
 
+from hybridprompt.bitstream.show_hidden import SplitUnit
 from hybridprompt.decode.headers import HeaderHistory, existing_slot
 from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
@@ -19,6 +22,8 @@ from hybridprompt.prompt.syntax import MAGIC, Prompt, decode_prompt
 from hybridprompt.video.av1_decoder import Av1Decoder, DecodedFrame
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
+
+MAX_GENERATIONS: Final = 2
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +54,9 @@ class GopDecoding:
 
     extradata: the container's codec configuration (av1C or a sequence header OBU). time_base: unit of the
     packets' pts in seconds. generators: None decodes the base. threads: dav1d's, per GOP. on_warning: called
-    once for each anchor whose prompt cannot be used; logs by default.
+    once for each anchor whose prompt cannot be used; logs by default. generation_slots: held while a
+    generator runs, to bound how many do at a time: each takes memory for its activations, more than the
+    pictures do.
     """
 
     time_base: Fraction
@@ -57,6 +64,9 @@ class GopDecoding:
     generators: GeneratorLookup | None = None
     threads: int = 1
     on_warning: Callable[[DecodeWarning], None] = lambda warning: _log.warning("%s", warning)
+    generation_slots: AbstractContextManager[object] = field(
+        default_factory=lambda: threading.Semaphore(MAX_GENERATIONS), compare=False, repr=False
+    )
 
     def new_decoder(self) -> Av1Decoder:
         """Return a decoder for this stream. Raises CodecError when its extradata is refused."""
@@ -87,8 +97,10 @@ def decode_gop(
         None if decoding.generators is None else _Injector(decoding, decoding.generators, prompts or {})
     )
     for index, packet in enumerate(packets):
-        frames = decoder.decode(packet.data, packet.pts)
-        is_anchor = injector is not None and injector.inject(index, packet, frames)
+        if injector is None:
+            frames, is_anchor = decoder.decode(packet.data, packet.pts), False
+        else:
+            frames, is_anchor = injector.decode(decoder, index, packet)
         for frame in frames:
             yield GopPicture(_read_only(frame.picture), index, frame.is_keyframe, is_anchor)
 
@@ -113,22 +125,63 @@ class _Injector:
         self._prompts = prompts
         self._headers = HeaderHistory(decoding.extradata)
 
-    def inject(self, index: int, packet: CodedPacket, frames: Sequence[DecodedFrame]) -> bool:
-        """Generate what the packet shows if it carries a prompt; return whether that was done."""
+    def decode(
+        self, decoder: Av1Decoder, index: int, packet: CodedPacket
+    ) -> tuple[Sequence[DecodedFrame], bool]:
+        """Decode a packet, generating what its prompt is for; say also whether a generated picture is shown.
+
+        A prompt is for the first frame after it. Where that is hidden, as the base pictures of mini-GOPs are, it
+        is generated before the rest of the packet is decoded: Note [Showing a hidden frame] in
+        `bitstream.show_hidden`.
+        """
+        prompt, split = None, None
+        try:
+            prompt = self._prompt(index, packet)
+            split = None if prompt is None else self._split(packet)
+        except _UnusablePromptError as problem:
+            self._warn(packet, problem)
+            prompt = None
+        if prompt is None or split is None:
+            frames = decoder.decode(packet.data, packet.pts)
+            self._headers.append(packet.data)
+            is_anchor = prompt is not None and self._inject(packet, prompt, frames)
+            return frames, is_anchor or self._headers.shows_marked(packet.data)
+        hidden = decoder.decode(split.first, packet.pts)
         self._headers.append(packet.data)
+        if self._inject(packet, prompt, hidden, split.header.base_q_idx):
+            self._headers.mark_hidden()
+        return decoder.decode(split.rest, packet.pts) if split.rest else [], False
+
+    def _split(self, packet: CodedPacket) -> SplitUnit | None:
+        try:
+            return self._headers.split(packet.data)
+        except BitstreamError as error:
+            raise _UnusablePromptError(
+                WarningKind.PROMPT_MISFIT,
+                f"the frame of a prompt cannot be reached ({error}): the base is shown",
+            ) from error
+
+    def _warn(self, packet: CodedPacket, problem: _UnusablePromptError) -> None:
+        pts_seconds = None if problem.whole_file else float(packet.pts * self._decoding.time_base)
+        self._decoding.on_warning(DecodeWarning(problem.kind, str(problem), pts_seconds))
+
+    def _inject(
+        self,
+        packet: CodedPacket,
+        prompt: Prompt,
+        frames: Sequence[DecodedFrame],
+        hidden_base_q_idx: int | None = None,
+    ) -> bool:
+        """Generate the one frame; return whether that was done."""
         # AV1 shows one picture per temporal unit; to which of several a prompt belongs is not defined.
         if len(frames) != 1:
             return False
         try:
-            prompt = self._prompt(index, packet)
-            if prompt is None:
-                return False
-            self._check_anchor(packet, prompt, frames[0])
-            self._generate(prompt, frames[0])
+            self._check_anchor(packet, prompt, frames[0], is_hidden=hidden_base_q_idx is not None)
+            self._generate(prompt, frames[0], hidden_base_q_idx)
             return True
         except _UnusablePromptError as problem:
-            pts_seconds = None if problem.whole_file else float(packet.pts * self._decoding.time_base)
-            self._decoding.on_warning(DecodeWarning(problem.kind, str(problem), pts_seconds))
+            self._warn(packet, problem)
             return False
 
     def _prompt(self, index: int, packet: CodedPacket) -> Prompt | None:
@@ -143,7 +196,9 @@ class _Injector:
         except BitstreamError as error:
             raise _damaged(error) from error
 
-    def _check_anchor(self, packet: CodedPacket, prompt: Prompt, frame: DecodedFrame) -> None:
+    def _check_anchor(
+        self, packet: CodedPacket, prompt: Prompt, frame: DecodedFrame, *, is_hidden: bool
+    ) -> None:
         """Raise unless the prompt is for a picture of this size, which may be overwritten here."""
         misfit = WarningKind.PROMPT_MISFIT
         if frame.has_film_grain:
@@ -159,6 +214,8 @@ class _Injector:
                 f"a prompt for {prompt.width}x{prompt.height} at a picture of {size[0]}x{size[1]}: "
                 "the base is shown",
             )
+        if is_hidden:
+            return
         try:
             if existing_slot(packet.data) is not None and self._headers.last_shown().is_repeat:
                 # Its buffer is already in the hands of whoever got the picture the first time.
@@ -166,10 +223,12 @@ class _Injector:
         except BitstreamError as error:
             raise _UnusablePromptError(misfit, f"headers are damaged ({error}): the base is shown") from error
 
-    def _generate(self, prompt: Prompt, frame: DecodedFrame) -> None:
+    def _generate(self, prompt: Prompt, frame: DecodedFrame, hidden_base_q_idx: int | None) -> None:
         try:
             content = parse_sections(prompt)
             quantiser = content.quantiser
+            if quantiser is None:
+                quantiser = hidden_base_q_idx
             if quantiser is None:
                 quantiser = self._headers.last_shown().base_q_idx
         except BitstreamError as error:
@@ -177,12 +236,13 @@ class _Injector:
         generator = self._generator(prompt.generator_id)
         gate = content.gate
         try:
-            generated = generator.generate(
-                frame.picture.planes,
-                quantiser=quantiser,
-                strengths=gate.strengths(),
-                block_size=gate.block_size,
-            )
+            with self._decoding.generation_slots:
+                generated = generator.generate(
+                    frame.picture.planes,
+                    quantiser=quantiser,
+                    strengths=gate.strengths(),
+                    block_size=gate.block_size,
+                )
             frame.overwrite(*generated)
         except (GeneratorError, CodecError) as error:
             raise _UnusablePromptError(

@@ -30,13 +30,17 @@ HEAD_PICTURES: Final = 4
 MAX_DEFAULT_WORKERS: Final = 4
 
 
+def usable_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this operating system
+        return os.cpu_count() or 1
+
+
 def default_workers() -> int:
     """Return how many GOPs to decode at a time here: one per usable core, at most four."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this operating system
-        cores = os.cpu_count() or 1
-    return min(cores, MAX_DEFAULT_WORKERS)
+    return min(usable_cores(), MAX_DEFAULT_WORKERS)
 
 
 def decode_packets(

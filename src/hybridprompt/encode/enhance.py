@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
+from hybridprompt.decode.headers import starts_gop
 from hybridprompt.encode.gate import (
     BLOCK_LOG2,
     AnchorDecision,
@@ -20,12 +20,14 @@ from hybridprompt.encode.gate import (
     GopDecision,
     GopGate,
     actual_quantisers,
+    can_carry,
 )
-from hybridprompt.encode.judge import make_judge
+from hybridprompt.encode.judge import Judge, make_judge
 from hybridprompt.encode.pipeline import load_generator
+from hybridprompt.encode.plan import MAX_GOP_FRAMES
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
-from hybridprompt.encode.settings import PRESETS, PresetName
-from hybridprompt.errors import ConfigError, MediaError
+from hybridprompt.encode.settings import PRESETS, PresetName, check_anchor_interval
+from hybridprompt.errors import BitstreamError, CodecError, ConfigError, MediaError
 from hybridprompt.generator.base import Generator
 from hybridprompt.prompt.carriage import attach, detach
 from hybridprompt.prompt.sections import GateMap, build_prompt
@@ -40,65 +42,150 @@ from hybridprompt.video.source import VideoSource
 logger = logging.getLogger(__name__)
 
 BLIND_QUANTISERS = range(100, 226)
-"""Without a source to compare with, keyframes of these base_q_idx are generated: where the generator was trained."""
+"""base_q_idx of the keyframes that are generated with no source to compare with: what training has met."""
 
 
 class _AlignedSource:
     """Pictures of the reference by the time they are shown at, read once, front to back."""
 
-    def __init__(self, source: VideoSource, tolerance_seconds: float) -> None:
-        self._pictures = source.frames()
-        self._tolerance = tolerance_seconds
-        self._origin = float(source.start_pts * source.time_base)
-        self._held: deque[tuple[float, Picture]] = deque()
+    def __init__(self, source: VideoSource) -> None:
+        step = 1 / source.average_rate if source.average_rate else Fraction(1, 30)
+        self._tolerance = float(step) / 2
         self._path = source.path
+        self._origin = float(source.start_pts * source.time_base)
+        self._pictures = source.frames()
+        self._current = self._following = next(self._pictures, None)
 
-    def take(self, times: Sequence[float]) -> list[Picture]:
-        """The pictures nearest to ``times`` (seconds from the start, increasing).  Raises MediaError."""
-        while (not self._held or self._held[-1][0] < times[-1] + self._tolerance) and (
-            picture := next(self._pictures, None)
-        ) is not None:
-            self._held.append(((picture.pts_seconds or 0.0) - self._origin, picture))
-        while self._held and self._held[0][0] < times[0] - self._tolerance:
-            self._held.popleft()
-        stamps = [stamp for stamp, _ in self._held]
-        out = []
-        for wanted in times:
-            at = bisect_left(stamps, wanted)
-            near = [i for i in (at - 1, at) if 0 <= i < len(stamps)]
-            best = min(near, key=lambda i: abs(stamps[i] - wanted), default=None)
-            if best is None or abs(stamps[best] - wanted) > self._tolerance:
-                raise MediaError(f"{self._path}: has no picture at {wanted:.3f} s, where the video shows one")
-            out.append(self._held[best][1])
-        return out
+    def take(self, times: Mapping[int, float]) -> dict[int, Picture]:
+        """The pictures nearest to ``times``: seconds from the start, never before those asked for earlier.
+
+        Raises MediaError where there is none within half a frame.
+        """
+        return {key: self._nearest(wanted) for key, wanted in sorted(times.items(), key=lambda item: item[1])}
+
+    def _nearest(self, wanted: float) -> Picture:
+        while self._following is not None and self._seconds(self._following) <= wanted:
+            self._current, self._following = self._following, next(self._pictures, None)
+        near = [picture for picture in (self._current, self._following) if picture is not None]
+        best = min(near, key=lambda picture: abs(self._seconds(picture) - wanted), default=None)
+        if best is None or abs(self._seconds(best) - wanted) > self._tolerance:
+            raise MediaError(f"{self._path}: has no picture at {wanted:.3f} s, where the video shows one")
+        return best
+
+    def _seconds(self, picture: Picture) -> float:
+        return (picture.pts_seconds or 0.0) - self._origin
 
 
-def _blind_decision(gop: Gop, generator: Generator) -> tuple[AnchorDecision, ...]:
-    quantiser = actual_quantisers(gop).get(0)
-    if quantiser is None or quantiser not in BLIND_QUANTISERS:
-        return ()
-    with Av1Decoder(gop.extradata, time_base=gop.time_base) as decoder:
-        frames = decoder.decode(gop.packets[0].data, gop.packets[0].pts)
-        if len(frames) != 1 or not frames[0].can_overwrite or frames[0].has_film_grain:
+@dataclass
+class _FileGop:
+    """A GOP of the file.
+
+    first: index of its first packet.  packets: without prompts, at most MAX_GOP_FRAMES of them, so that one
+    endless GOP does not fill the memory.  frames, size_bytes and end count all.
+    """
+
+    first: int
+    packets: list[CodedPacket] = field(default_factory=list)
+    frames: int = 0
+    size_bytes: int = 0
+    end: int = 0
+
+    def append(self, packet: CodedPacket) -> None:
+        if len(self.packets) < MAX_GOP_FRAMES:
+            self.packets.append(packet)
+        self.frames += 1
+        self.size_bytes += len(packet.data)
+        self.end = max(self.end, packet.pts + packet.duration)
+
+
+def _without_prompts(data: bytes) -> bytes:
+    try:
+        return detach(data)
+    except BitstreamError:
+        # Damage stays as it is: that is for players to deal with.
+        return data
+
+
+def _gops(reader: PacketReader) -> Iterator[_FileGop]:
+    """The file's GOPs that can be decoded on their own; what comes before the first keyframe is left out."""
+    gop: _FileGop | None = None
+    for index, packet in enumerate(reader.packets()):
+        bare = replace(packet, data=_without_prompts(packet.data))
+        if starts_gop(bare, reader.extradata):
+            if gop is not None:
+                yield gop
+            gop = _FileGop(index)
+        if gop is not None:
+            gop.append(bare)
+    if gop is not None:
+        yield gop
+
+
+@dataclass
+class _Enhancer:
+    """Decides the prompts of a file's GOPs."""
+
+    reader: PacketReader
+    generator: Generator
+    judge: Judge | None
+    aligned: _AlignedSource | None
+    preset: PresetName
+    anchor_interval: int | None
+    decisions: list[tuple[GopDecision, int]] = field(default_factory=list)
+    unfit: int = 0
+    """GOPs whose pictures cannot be replaced."""
+
+    def anchors(self, gop: _FileGop) -> tuple[AnchorDecision, ...]:
+        pictures: dict[int, Picture] = {}
+        reader = self.reader
+        coded = Gop(gop.packets, reader.extradata, reader.time_base, pictures.__getitem__)
+        try:
+            size = self._size(coded)
+            if size is None:
+                self.unfit += 1
+                return ()
+            if self.aligned is None or self.judge is None:
+                return self._blind(coded, *size)
+            gate = GopGate(coded, self.generator, self.judge, PRESETS[self.preset], self.anchor_interval)
+            times = {
+                frame: float((gop.packets[frame].pts - reader.start_pts) * reader.time_base)
+                for frame in gate.wanted_frames()
+            }
+            pictures.update(self.aligned.take(times))
+            decision = gate.decide()
+        except (BitstreamError, CodecError) as error:
+            logger.warning(
+                "%s: the GOP at pts %d gets no prompts: %s", reader.path, gop.packets[0].pts, error
+            )
+            self.unfit += 1
             return ()
-        width, height = frames[0].picture.width, frames[0].picture.height
-    gate = GateMap.uniform(width, height, block_log2=BLOCK_LOG2)
-    prompt = build_prompt(generator.identity, width, height, quantiser, gate)
-    return (AnchorDecision(0, encode_prompt(prompt), 1.0, quantiser),)
+        self.decisions.append((decision, gop.frames))
+        return decision.anchors
 
+    def _size(self, gop: Gop) -> tuple[int, int] | None:
+        """Width and height of a GOP's pictures; None if they cannot be replaced."""
+        with Av1Decoder(gop.extradata, time_base=gop.time_base) as decoder:
+            frames = decoder.decode(gop.packets[0].data, gop.packets[0].pts)
+            if not can_carry(frames):
+                return None
+            return frames[0].picture.width, frames[0].picture.height
 
-def _can_carry(gop: Gop) -> bool:
-    """Whether the stream's pictures can be replaced at all: 8-bit 4:2:0 without film grain."""
-    with Av1Decoder(gop.extradata, time_base=gop.time_base) as decoder:
-        frames = decoder.decode(gop.packets[0].data, gop.packets[0].pts)
-    return len(frames) == 1 and frames[0].can_overwrite and not frames[0].has_film_grain
+    def _blind(self, gop: Gop, width: int, height: int) -> tuple[AnchorDecision, ...]:
+        keyframe = replace(gop, packets=gop.packets[:1])
+        quantiser = actual_quantisers(keyframe).get(0)
+        if quantiser is None or quantiser not in BLIND_QUANTISERS:
+            return ()
+        gate = GateMap.uniform(width, height, block_log2=BLOCK_LOG2)
+        prompt = build_prompt(self.generator.identity, width, height, quantiser, gate)
+        return (AnchorDecision(0, encode_prompt(prompt), 1.0, quantiser),)
 
-
-def _gops(reader: PacketReader) -> Iterator[tuple[list[CodedPacket], list[int]]]:
-    """Packets of each GOP without prompts, and the bytes that their old prompts took."""
-    for gop in reader.iter_gops():
-        bare = [replace(packet, data=detach(packet.data)) for packet in gop.packets]
-        yield bare, [len(a.data) - len(b.data) for a, b in zip(gop.packets, bare, strict=True)]
+    def distances(self) -> Distances | None:
+        if not self.decisions or self.judge is None:
+            return None
+        frames = [n for _, n in self.decisions]
+        base = float(np.average([d.base_distance for d, _ in self.decisions], weights=frames))
+        decoded = float(np.average([d.distance for d, _ in self.decisions], weights=frames))
+        return Distances(self.judge.name, base, decoded)
 
 
 def enhance_file(
@@ -116,76 +203,71 @@ def enhance_file(
     """Add prompts to an AV1 file; its video packets stay as they are but for the prompts' metadata OBUs.
 
     reference: the source it was made from, same size and times; every anchor is then judged by real decodes.
-    Without it only keyframes are generated, everywhere, where their quantiser is one that the generator knows.
-    Prompts that are already there are replaced.  Raises MediaError, CodecError, BitstreamError, ConfigError.
+    Without it only keyframes are generated, everywhere, where their quantiser is one that the generator
+    knows. Prompts that are already there are replaced.  Film grain, more than 8 bits and damage leave a GOP
+    without prompts.  Raises MediaError, GeneratorError, ConfigError.
     """
     started = time.monotonic()
     input_path, output_path = Path(input_path), Path(output_path)
+    if preset not in PRESETS:
+        raise ConfigError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}")
+    check_anchor_interval(anchor_interval)
     if output_path.exists() and not overwrite:
-        raise MediaError(f"{output_path}: exists (use --overwrite to replace it)")
+        raise MediaError(f"{output_path}: exists already, and overwriting was not asked for")
     if input_path.exists() and output_path.exists() and input_path.samefile(output_path):
         raise ConfigError(f"{output_path}: input and output are the same file")
     reader = PacketReader(input_path)
     aligned = None if reference is None else _aligned(reader, VideoSource(reference))
-    judge = make_judge(PRESETS[preset].judge_scale) if aligned is not None else None
+    judge = None if aligned is None else make_judge(PRESETS[preset].judge_scale)
     chosen = generator or load_generator(generator_path)
+    enhancer = _Enhancer(reader, chosen, judge, aligned, preset, anchor_interval)
     rate = float(reader.average_rate or 30)
     meter = ProgressMeter(progress, round((reader.duration_seconds or 0.0) * rate))
     prompts: dict[int, bytes] = {}
-    decisions: list[tuple[GopDecision, int]] = []
-    frames = base_bytes = prompt_bytes = gops = 0
-    origin: int | None = None
-    end = 0
-    for packets, _ in _gops(reader):
-        origin = packets[0].pts if origin is None else origin
-        gop = Gop(packets, reader.extradata, reader.time_base, _no_source)
-        if aligned is not None and judge is not None and _can_carry(gop):
-            times = [float((p.pts - origin) * reader.time_base) for p in packets]
-            gop = replace(gop, source=aligned.take(times).__getitem__)
-            decision = GopGate(gop, chosen, judge, PRESETS[preset], anchor_interval).decide()
-            decisions.append((decision, len(packets)))
-            anchors = decision.anchors
-        else:
-            anchors = _blind_decision(gop, chosen)
-        for anchor in anchors:
-            packet = packets[anchor.frame]
-            prompts[packet.pts] = anchor.prompt_bytes
-            prompt_bytes += len(attach(packet.data, anchor.prompt_bytes)) - len(packet.data)
-        frames, gops = frames + len(packets), gops + 1
-        base_bytes += sum(len(p.data) for p in packets)
-        end = max(end, *(p.pts + p.duration for p in packets))
+    frames = base_bytes = prompt_bytes = gops = end = 0
+    for gop in _gops(reader):
+        for anchor in enhancer.anchors(gop):
+            data = gop.packets[anchor.frame].data
+            prompts[gop.first + anchor.frame] = anchor.prompt_bytes
+            prompt_bytes += len(attach(data, anchor.prompt_bytes)) - len(data)
+        frames, gops = frames + gop.frames, gops + 1
+        base_bytes, end = base_bytes + gop.size_bytes, max(end, gop.end)
         meter.update("encode", frames)
 
+    indices = count()
+
     def with_prompt(packet: CodedPacket) -> bytes:
-        data = detach(packet.data)
-        prompt = prompts.get(packet.pts)
+        data = _without_prompts(packet.data)
+        prompt = prompts.get(next(indices))
         return data if prompt is None else attach(data, prompt)
 
     meter.update("write", frames)
     copy_with(input_path, output_path, with_prompt, overwrite=overwrite)
-    distances = None
-    if decisions and judge is not None:
-        weights = np.array([n for _, n in decisions], np.float64)
-        base = float(np.average([d.base_distance for d, _ in decisions], weights=weights))
-        after = float(np.average([d.distance for d, _ in decisions], weights=weights))
-        distances = Distances(judge.name, base, after)
     return EncodeSummary(
         frames=frames,
-        duration_seconds=float((end - (origin or 0)) * reader.time_base),
+        duration_seconds=float((end - reader.start_pts) * reader.time_base) if frames else 0.0,
         gops=gops,
         anchors=len(prompts),
         base_bytes=base_bytes,
         prompt_bytes=prompt_bytes,
         target_kbps=None,
         crfs=(),
-        distances=distances,
+        distances=enhancer.distances(),
         elapsed_seconds=time.monotonic() - started,
-        notes=() if prompts else ("no anchor gained anything; the file is as it was",),
+        notes=_notes(enhancer, gops, len(prompts)),
     )
 
 
-def _no_source(frame: int) -> Picture:
-    raise AssertionError(f"frame {frame} of a source that was not given")
+def _notes(enhancer: _Enhancer, gops: int, anchors: int) -> tuple[str, ...]:
+    notes = []
+    if enhancer.unfit:
+        notes.append(
+            f"{enhancer.unfit} of {gops} GOPs cannot carry prompts: film grain, not 8-bit 4:2:0, "
+            "smaller than 16 pixels, or damaged"
+        )
+    if not anchors:
+        notes.append("no anchor gained anything; no prompts were added")
+    return tuple(notes)
 
 
 def _aligned(reader: PacketReader, source: VideoSource) -> _AlignedSource:
@@ -194,5 +276,9 @@ def _aligned(reader: PacketReader, source: VideoSource) -> _AlignedSource:
             f"{source.path}: is {source.width}x{source.height}, the video is {reader.width}x{reader.height}; "
             "the reference must have the video's size"
         )
-    step = 1 / source.average_rate if source.average_rate else Fraction(1, 30)
-    return _AlignedSource(source, float(step) / 2)
+    if reader.rotation:
+        raise ConfigError(
+            f"{reader.path}: is turned by {reader.rotation} degrees when played; "
+            "such a video cannot be compared with a reference"
+        )
+    return _AlignedSource(source)

@@ -1,10 +1,10 @@
 """Decides, from real decodes, which pictures of a GOP become anchors, and where generation applies.
 
-For an anchor the generator runs at full strength once per quantiser it may be told; the GOP is decoded with the
-generated picture injected; a judge compares sampled frames, block by block, with the source.  Blocks that got better
-make the gate.  The gated picture is decoded again, and the anchor is kept only if the frames that follow really are
-closer to the source, by a margin.  Later anchors are decided on top of the earlier ones, so that detail that the
-keyframe already brought is not piled up.
+For an anchor the generator runs once per quantiser it may be told and per strength; the GOP is decoded with
+the generated picture injected; a judge compares sampled frames, block by block, with the source.  Blocks that
+got better make the gate.  The gated picture is decoded again, and the anchor is kept only if the frames that
+follow really are closer to the source, by a margin.  Later anchors are decided on top of the earlier ones, so
+that detail that the keyframe already brought is not piled up.
 """
 
 from __future__ import annotations
@@ -12,34 +12,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridprompt.bitstream.obu import HeaderTracker
+from hybridprompt.decode.headers import HeaderHistory, sequence_header
 from hybridprompt.encode.judge import Judge, MapArray
 from hybridprompt.encode.settings import Preset
+from hybridprompt.errors import CodecError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.prompt.sections import GateMap, build_prompt, grid_shape
-from hybridprompt.prompt.syntax import encode_prompt
-from hybridprompt.video.av1_decoder import Av1Decoder
+from hybridprompt.prompt.syntax import MAX_SIZE, MIN_SIZE, encode_prompt
+from hybridprompt.video.av1_decoder import Av1Decoder, DecodedFrame
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
 
 BLOCK_LOG2 = 6
+_BLOCK = 1 << BLOCK_LOG2
 _MARGIN = 0.003
 """An anchor must lower the distance of the frames it serves by this share to be worth its bytes and time."""
 
 
 @dataclass(frozen=True)
 class Gop:
-    """A coded GOP: its packets (one shown picture each, in display order) and, where there is one, its source."""
+    """A coded GOP and, where there is one, its source.
+
+    packets: in display order, each with one shown picture.  source: the source picture of a frame index.
+    """
 
     packets: Sequence[CodedPacket]
     extradata: bytes | None
     time_base: Fraction
     source: Callable[[int], Picture]
-    """The source picture of a frame index."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +77,41 @@ class _Trial:
         return float(np.mean([(self.maps[f] * area).sum() for f in frames]))
 
 
-def decode_samples(
-    gop: Gop, injections: Mapping[int, Planes], wanted: Sequence[int], *, until: int | None = None
-) -> dict[int, Picture]:
-    """Decode the GOP with pictures injected and return copies of the ``wanted`` frames (after injection)."""
-    last = max(wanted) if until is None else until
+@dataclass(frozen=True)
+class _Attempt:
+    """The whole picture generated at one strength, and what the frames it serves gained by it."""
+
+    told: int
+    level: int
+    gain: MapArray
+    planes: Planes
+    trial: _Trial
+
+
+def decode_samples(gop: Gop, injections: Mapping[int, Planes], wanted: Sequence[int]) -> dict[int, Picture]:
+    """Decode the GOP with pictures injected; return copies of the ``wanted`` frames, after injection.
+
+    Raises CodecError when the packets cannot be decoded or do not show a picture each.
+    """
     out: dict[int, Picture] = {}
     with Av1Decoder(gop.extradata, time_base=gop.time_base, threads=2) as decoder:
-        for index, packet in enumerate(gop.packets[: last + 1]):
-            for frame in decoder.decode(packet.data, packet.pts):
-                if index in injections:
-                    frame.overwrite(*injections[index])
-                if index in wanted:
-                    out[index] = frame.picture.copied()
+        for index, packet in enumerate(gop.packets[: max(wanted) + 1]):
+            frames = decoder.decode(packet.data, packet.pts)
+            if len(frames) != 1:
+                raise CodecError(f"packet {index} of a GOP shows {len(frames)} pictures, expected 1")
+            if index in injections:
+                frames[0].overwrite(*injections[index])
+            if index in wanted:
+                out[index] = frames[0].picture.copied()
     return out
+
+
+def can_carry(frames: Sequence[DecodedFrame]) -> bool:
+    """Whether a player could replace what a packet showed: one picture, 8-bit 4:2:0, without film grain."""
+    if len(frames) != 1 or not frames[0].can_overwrite or frames[0].has_film_grain:
+        return False
+    picture = frames[0].picture
+    return all(MIN_SIZE <= size <= MAX_SIZE for size in (picture.width, picture.height))
 
 
 def sample_frames(count: int, frames: int, start: int = 0) -> list[int]:
@@ -97,20 +124,19 @@ def sample_frames(count: int, frames: int, start: int = 0) -> list[int]:
 
 
 def _area(width: int, height: int) -> NDArray[np.float64]:
-    block = 1 << BLOCK_LOG2
     rows, columns = grid_shape(width, height, BLOCK_LOG2)
-    heights = np.minimum(block, height - np.arange(rows) * block)
-    widths = np.minimum(block, width - np.arange(columns) * block)
+    heights = np.minimum(_BLOCK, height - np.arange(rows) * _BLOCK)
+    widths = np.minimum(_BLOCK, width - np.arange(columns) * _BLOCK)
     area = heights[:, None] * widths[None].astype(np.float64)
-    return area / area.sum()
+    share: NDArray[np.float64] = area / area.sum()
+    return share
 
 
 def _smooth(values: MapArray) -> MapArray:
     """3x3 weighted mean with replicated edges: a decision per block is noisy, its neighbours know more."""
     padded = np.pad(values, 1, "edge")
-    weights = (0.25, 0.5, 0.25)
-    rows = sum(w * padded[i : i + values.shape[0]] for i, w in enumerate(weights))
-    out: MapArray = sum(w * rows[:, i : i + values.shape[1]] for i, w in enumerate(weights))  # type: ignore[index, misc]
+    rows = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+    out: MapArray = 0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
     return out
 
 
@@ -124,26 +150,25 @@ class GopGate:
     preset: Preset
     anchor_interval: int | None
     _references: dict[int, object] = field(default_factory=dict)
-    _quantisers: dict[int, int] = field(default_factory=dict)
 
     def decide(self) -> GopDecision:
-        """Try anchors from the keyframe on; returns those that really help."""
-        self._quantisers = actual_quantisers(self.gop)
-        count = len(self.gop.packets)
+        """Try anchors from the keyframe on; returns those that really help.
+
+        Raises CodecError and BitstreamError when the packets cannot be decoded.
+        """
         anchors: list[AnchorDecision] = []
         injections: dict[int, Planes] = {}
-        samples = sample_frames(count, self.preset.sample_frames)
+        samples = self._served(0)
         base = final = self._trial(injections, samples)
         area = self._frame_area
-        for frame in self._candidates(count):
-            served = sample_frames(count, self.preset.sample_frames, frame)
+        for frame in self._candidates:
+            served = self._served(frame)
             before = base if frame == 0 else self._trial(injections, served)
             found = self._best_anchor(frame, injections, served, before)
             if found is None:
                 continue
-            anchor, planes, final = found
+            anchor, injections[frame], final = found
             anchors.append(anchor)
-            injections[frame] = planes
         if any(anchor.frame for anchor in anchors):
             final = self._trial(injections, samples)
         decision = GopDecision(tuple(anchors), base.mean(samples, area), final.mean(samples, area))
@@ -151,12 +176,25 @@ class GopGate:
             return GopDecision((), decision.base_distance, decision.base_distance)
         return decision
 
-    def _candidates(self, count: int) -> list[int]:
+    def wanted_frames(self) -> list[int]:
+        """Indices of all frames whose source `decide` may ask for.  Raises BitstreamError."""
+        return sorted({f for anchor in (0, *self._candidates) for f in self._served(anchor)})
+
+    @cached_property
+    def _quantisers(self) -> dict[int, int]:
+        return actual_quantisers(self.gop)
+
+    @property
+    def _candidates(self) -> list[int]:
         """The keyframe, and every ``anchor_interval``-th frame that is still a reference when it is shown."""
-        if self.anchor_interval is None:
-            return [0]
-        later = range(self.anchor_interval, count - self.anchor_interval // 4, self.anchor_interval)
-        return [0, *(frame for frame in later if frame in self._quantisers)]
+        count = len(self.gop.packets)
+        frames = [0]
+        if self.anchor_interval is not None:
+            frames += range(self.anchor_interval, count - self.anchor_interval // 4, self.anchor_interval)
+        return [frame for frame in frames if frame in self._quantisers]
+
+    def _served(self, anchor: int) -> list[int]:
+        return sample_frames(len(self.gop.packets), self.preset.sample_frames, anchor)
 
     @property
     def _frame_area(self) -> NDArray[np.float64]:
@@ -165,68 +203,93 @@ class GopGate:
 
     def _trial(self, injections: Mapping[int, Planes], samples: Sequence[int]) -> _Trial:
         pictures = decode_samples(self.gop, injections, samples)
+        # A prepared reference may be many times as large as its picture, so only the present ones are kept.
+        self._references = {f: kept for f, kept in self._references.items() if f in pictures}
         return _Trial({f: self._map(f, p) for f, p in pictures.items()})
 
     def _map(self, frame: int, picture: Picture) -> MapArray:
         if frame not in self._references:
             self._references[frame] = self.judge.prepare(self.gop.source(frame))
-        return self.judge.distance_map(picture, self._references[frame], 1 << BLOCK_LOG2)
+        return self.judge.distance_map(picture, self._references[frame], _BLOCK)
 
     def _best_anchor(
         self, frame: int, injections: Mapping[int, Planes], served: Sequence[int], before: _Trial
     ) -> tuple[AnchorDecision, Planes, _Trial] | None:
-        reference = decode_samples(self.gop, injections, [frame])[frame]
-        width, height = reference.width, reference.height
-        area = _area(width, height)
-        planes = reference.planes
-        actual = self._quantisers[frame]
-        shape = grid_shape(width, height, BLOCK_LOG2)
-        block = 1 << BLOCK_LOG2
-
-        # Per told quantiser and strength: how much closer every block gets, over the frames it serves.
-        gains: list[tuple[int, float, MapArray, _Trial, Planes]] = []
-        strengths = np.linspace(0, 1, self.preset.gate_levels)[1:]
-        for offset in self.preset.quantiser_offsets:
-            told = int(np.clip(actual + offset, 0, 255))
-            for strength in strengths:
-                gate = np.full(shape, strength, np.float32)
-                generated = self.generator.generate(planes, quantiser=told, strengths=gate, block_size=block)
-                trial = self._trial({**injections, frame: generated}, served)
-                gain = np.mean([before.maps[f] - trial.maps[f] for f in served], 0)
-                gains.append((told, float(strength), gain, trial, generated))
-        told = max({g[0] for g in gains}, key=lambda q: max(float((g[2] * area).sum()) for g in gains if g[0] == q))
-        chosen = [g for g in gains if g[0] == told]
-
-        stack = np.stack([np.zeros(shape), *(_smooth(g[2]) for g in chosen)])
-        indices = stack.argmax(0).astype(np.uint8)
-        candidates: list[tuple[GateMap, Planes, _Trial]] = []
-        for level, (_, _, _, trial, generated) in enumerate(chosen, 1):
-            uniform = GateMap(BLOCK_LOG2, self.preset.gate_levels, np.full(shape, level, np.uint8))
-            candidates.append((uniform, generated, trial))
-        if len(np.unique(indices)) > 1:
-            gate_map = GateMap(BLOCK_LOG2, self.preset.gate_levels, indices)
-            generated = self.generator.generate(
-                planes, quantiser=told, strengths=gate_map.strengths(), block_size=block
-            )
-            candidates.append((gate_map, generated, self._trial({**injections, frame: generated}, served)))
-        gate_map, generated, trial = min(candidates, key=lambda c: c[2].mean(served, area))
-        if trial.mean(served, area) > before.mean(served, area) * (1 - _MARGIN):
+        base = self._base_of(frame, injections)
+        if base is None:
             return None
-        prompt = build_prompt(self.generator.identity, width, height, told, gate_map)
-        coverage = float((gate_map.strengths() * area).sum())
-        return AnchorDecision(frame, encode_prompt(prompt), coverage, told), generated, trial
+        width, height = base.width, base.height
+        area = _area(width, height)
+        levels = self.preset.gate_levels
+        attempts = self._attempts(frame, base, injections, served, before)
+        told = max(attempts, key=lambda attempt: float((attempt.gain * area).sum())).told
+        chosen = [attempt for attempt in attempts if attempt.told == told]
+
+        shape = grid_shape(width, height, BLOCK_LOG2)
+        indices = np.stack([np.zeros(shape), *(_smooth(attempt.gain) for attempt in chosen)]).argmax(0)
+        candidates: list[tuple[GateMap, Planes, _Trial]] = []
+        for attempt in chosen:
+            uniform = GateMap(BLOCK_LOG2, levels, np.full(shape, attempt.level, np.uint8))
+            candidates.append((uniform, attempt.planes, attempt.trial))
+        if len(np.unique(indices)) > 1:
+            gate = GateMap(BLOCK_LOG2, levels, indices.astype(np.uint8))
+            planes = self._generate(base, told, gate.strengths())
+            candidates.append((gate, planes, self._trial({**injections, frame: planes}, served)))
+        gate, planes, trial = min(candidates, key=lambda candidate: candidate[2].mean(served, area))
+        if trial.mean(served, area) >= before.mean(served, area) * (1 - _MARGIN):
+            return None
+        prompt = build_prompt(self.generator.identity, width, height, told, gate)
+        coverage = float((gate.strengths() * area).sum())
+        return AnchorDecision(frame, encode_prompt(prompt), coverage, told), planes, trial
+
+    def _attempts(
+        self,
+        frame: int,
+        base: Picture,
+        injections: Mapping[int, Planes],
+        served: Sequence[int],
+        before: _Trial,
+    ) -> list[_Attempt]:
+        """Generate the whole picture per told quantiser and strength, and see how much closer blocks get."""
+        shape = grid_shape(base.width, base.height, BLOCK_LOG2)
+        attempts = []
+        for offset in self.preset.quantiser_offsets:
+            told = int(np.clip(self._quantisers[frame] + offset, 0, 255))
+            for level in range(1, self.preset.gate_levels):
+                gate = GateMap(BLOCK_LOG2, self.preset.gate_levels, np.full(shape, level, np.uint8))
+                planes = self._generate(base, told, gate.strengths())
+                trial = self._trial({**injections, frame: planes}, served)
+                gain: MapArray = np.mean([before.maps[f] - trial.maps[f] for f in served], 0)
+                attempts.append(_Attempt(told, level, gain, planes, trial))
+        return attempts
+
+    def _generate(self, base: Picture, told: int, strengths: NDArray[np.float32]) -> Planes:
+        return self.generator.generate(base.planes, quantiser=told, strengths=strengths, block_size=_BLOCK)
+
+    def _base_of(self, frame: int, injections: Mapping[int, Planes]) -> Picture | None:
+        """The picture that the generator meets there, or None where a player could not replace it."""
+        with Av1Decoder(self.gop.extradata, time_base=self.gop.time_base, threads=2) as decoder:
+            for index, packet in enumerate(self.gop.packets[: frame + 1]):
+                frames = decoder.decode(packet.data, packet.pts)
+                if index in injections:
+                    frames[0].overwrite(*injections[index])
+            return frames[0].picture.copied() if can_carry(frames) else None
 
 
 def actual_quantisers(gop: Gop) -> dict[int, int]:
-    """base_q_idx of every frame that can be an anchor: the keyframe, and frames that stay references when shown.
+    """base_q_idx of every frame that can be an anchor: the keyframe, and what is a reference when shown.
 
-    A frame that SVT-AV1 codes ahead is shown by ``show_existing_frame`` while its slot still holds it; what is
-    decoded next predicts from it.
+    A frame that SVT-AV1 codes ahead is shown by ``show_existing_frame`` while its slot still holds it; what
+    is decoded next predicts from it.  A picture that was shown before cannot be an anchor: a player has given
+    it away.  Raises BitstreamError.
     """
-    tracker = HeaderTracker()
+    tracker = HeaderTracker(sequence_header(gop.extradata))
+    history = HeaderHistory(gop.extradata)
     out: dict[int, int] = {}
     for index, packet in enumerate(gop.packets):
+        history.append(packet.data)
         for header in tracker.parse(packet.data):
-            if header.shown and (index == 0 or header.show_existing_frame or header.refresh_frame_flags):
+            is_reference = index == 0 or header.show_existing_frame or header.refresh_frame_flags
+            if header.shown and is_reference and not history.last_shown().is_repeat:
                 out[index] = header.base_q_idx
     return out

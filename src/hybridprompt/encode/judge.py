@@ -1,7 +1,8 @@
 """Judges decoded pictures against the source, per block, for the encoder's decisions.
 
-A judge is a perceptual distance with a map: the decision for a block needs to know where a picture got better.
-With the metric weights at hand it is LPIPS-Alex; without them, a distance from local structure that needs NumPy only.
+A judge is a perceptual distance with a map: the decision for a block needs to know where a picture got
+better. With the metric weights at hand it is LPIPS-Alex; without them, a distance from local structure that
+needs NumPy only.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ class Judge(Protocol):
         """Whatever can be computed once per source picture."""
 
     def distance_map(self, picture: Picture, reference: object, block_size: int) -> MapArray:
-        """Mean distance per block: (ceil(H/block_size), ceil(W/block_size)); its area-weighted mean is the distance."""
+        """Mean distance per block: (ceil(H/block_size), ceil(W/block_size)).
+
+        Its mean, weighted by area, is the distance.
+        """
 
 
 def block_means(values: NDArray[np.floating], height: int, width: int, block_size: int) -> MapArray:
-    """Average a map that covers a (height, width) picture at any resolution, per block of ``block_size`` pixels."""
+    """Average a map, which covers a (height, width) picture at any resolution, per block of pixels."""
     rows, columns = -(-height // block_size), -(-width // block_size)
     row_edges = np.minimum(np.arange(rows) * block_size * values.shape[0] // height, values.shape[0] - 1)
     column_edges = np.minimum(np.arange(columns) * block_size * values.shape[1] // width, values.shape[1] - 1)
@@ -49,7 +53,8 @@ def block_means(values: NDArray[np.floating], height: int, width: int, block_siz
     # reduceat leaves a value as it is where two edges coincide; counts follow the same rule.
     row_counts = np.maximum(np.diff([*row_edges, values.shape[0]]), 1)
     column_counts = np.maximum(np.diff([*column_edges, values.shape[1]]), 1)
-    return sums / (row_counts[:, None] * column_counts[None])
+    means: MapArray = sums / (row_counts[:, None] * column_counts[None])
+    return means
 
 
 class LpipsJudge:
@@ -126,7 +131,10 @@ class StructureJudge:
         window = 8
         parts = []
         for axis in (0, 1):
-            da, db = np.diff(a, axis=axis, append=a.take([-1], axis)), np.diff(b, axis=axis, append=b.take([-1], axis))
+            da, db = (
+                np.diff(a, axis=axis, append=a.take([-1], axis)),
+                np.diff(b, axis=axis, append=b.take([-1], axis)),
+            )
             energy_a = block_means(da * da, height, width, window)
             energy_b = block_means(db * db, height, width, window)
             cross = block_means(da * db, height, width, window)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from hybridprompt.encode.gate import AnchorDecision, Gop, GopDecision, GopGate
 from hybridprompt.encode.judge import Judge, make_judge
-from hybridprompt.encode.plan import max_frames, split_gops
+from hybridprompt.encode.plan import max_frames, split_at, split_gops
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
 from hybridprompt.encode.rate_control import ANALYSIS_CRFS, GopAnalysis, RateControl
-from hybridprompt.encode.settings import EncodeSettings
+from hybridprompt.encode.settings import RATE_TOLERANCE, EncodeSettings
 from hybridprompt.encode.spool import PacketSpool
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.generator.base import Generator
@@ -68,12 +68,15 @@ class _Encoder:
     judge: Judge
     meter: ProgressMeter
     results: dict[int, _GopResult] = field(default_factory=dict)
+    starts: list[int] | None = None
+    """First pts of every GOP, once a first reading has told them."""
 
     def gops(self) -> Iterator[list[Picture]]:
         source = self.source
-        limit = max_frames(
-            self.settings.gop_seconds, float(source.average_rate), source.width, source.height
-        )
+        if self.starts is not None:
+            # A damaged source may look a little different each time it is decoded; its GOPs must not.
+            return split_at(source.frames(), self.starts)
+        limit = max_frames(self.settings.gop_seconds, float(source.average_rate), source.width, source.height)
         return split_gops(source.frames(), gop_frames=limit, gop_seconds=self.settings.gop_seconds)
 
     def av1_settings(self, crf: float, *, preset: int, threads: int) -> Av1Settings:
@@ -91,8 +94,9 @@ class _Encoder:
 
     def analyse(self) -> list[GopAnalysis]:
         """Learn how bytes spread over the GOPs, with SVT-AV1 at its fastest."""
-        out = []
-        done = 0
+        sizes: list[tuple[int, int]] = []
+        starts: list[int] = []
+        done = end = 0
         with ThreadPoolExecutor(len(ANALYSIS_CRFS)) as pool:
             for pictures in self.gops():
 
@@ -101,10 +105,19 @@ class _Encoder:
                     return sum(len(packet.data) for packet in encode_gop(pictures, settings))
 
                 fine, coarse = pool.map(size, ANALYSIS_CRFS)
-                out.append(GopAnalysis(fine, coarse, _duration_seconds(pictures, self.source.average_rate)))
+                sizes.append((fine, coarse))
+                starts.append(_pts(pictures[0]))
+                end = _pts(pictures[-1]) + self._frame_ticks
                 done += len(pictures)
                 self.meter.update("analyse", done)
-        return out
+        self.starts = starts
+        spans = zip(starts, [*starts[1:], end], strict=True)
+        seconds = [float((stop - start) * self.source.time_base) for start, stop in spans]
+        return [GopAnalysis(*pair, duration) for pair, duration in zip(sizes, seconds, strict=True)]
+
+    @property
+    def _frame_ticks(self) -> int:
+        return max(1, round(1 / (self.source.average_rate * self.source.time_base)))
 
     def encode_gop(self, pictures: list[Picture], crf: float) -> _GopResult:
         """Encode one GOP and decide its prompts."""
@@ -126,6 +139,8 @@ class _Encoder:
     def encode_all(self, control: RateControl | None, spool: PacketSpool) -> None:
         done = 0
         for index, pictures in enumerate(self.gops()):
+            if not pictures:
+                raise MediaError(f"{self.source.path}: GOP {index} has no picture when read a second time")
             crf = self._crf(control, index)
             result = self.encode_gop(pictures, crf)
             if control is not None and index == 0:
@@ -169,6 +184,9 @@ class _Encoder:
             before = abs(control.error)
             kept = control.spent[gop]
             pictures = self._pictures_of(gop, spool)
+            if pictures is None:
+                logger.warning("%s: reads differently each time, its rate is not corrected", self.source.path)
+                return
             result = self.encode_gop(pictures, crf)
             control.record(gop, result.crf, result.base_bytes, result.prompt_bytes)
             if abs(control.error) < before:
@@ -178,26 +196,23 @@ class _Encoder:
             done += len(pictures)
             self.meter.update("correct", done)
 
-    def _pictures_of(self, gop: int, spool: PacketSpool) -> list[Picture]:
-        start, length = spool.start_pts(gop), spool.length(gop)
-        seconds = float((start - self.source.start_pts) * self.source.time_base)
+    def _pictures_of(self, gop: int, spool: PacketSpool) -> list[Picture] | None:
+        """Read the pictures of a GOP again; None where the source does not give the same ones."""
+        pts = spool.pts(gop)
+        seconds = float((pts[0] - self.source.start_pts) * self.source.time_base)
         step = float(1 / self.source.average_rate)
-        pictures = _from_pts(self.source.frames(max(seconds - 2 * step, 0.0)), start, length)
-        if len(pictures) != length:
-            # A container whose index leads astray: read from the start.
-            pictures = _from_pts(self.source.frames(), start, length)
-        if len(pictures) != length:
-            raise MediaError(f"{self.source.path}: reads differently a second time")
-        return pictures
+        # The second attempt is for a container whose index leads astray.
+        for start_seconds in (max(seconds - 2 * step, 0.0), None):
+            following = (p for p in self.source.frames(start_seconds) if _pts(p) >= pts[0])
+            pictures = list(islice(following, len(pts)))
+            if [_pts(picture) for picture in pictures] == pts:
+                return pictures
+        return None
 
 
-def _from_pts(pictures: Iterator[Picture], start: int, length: int) -> list[Picture]:
-    return list(islice((p for p in pictures if p.pts is not None and p.pts >= start), length))
-
-
-def _duration_seconds(pictures: Sequence[Picture], rate: Fraction) -> float:
-    first, last = pictures[0].pts_seconds or 0.0, pictures[-1].pts_seconds or 0.0
-    return last - first + float(1 / rate)
+def _pts(picture: Picture) -> int:
+    assert picture.pts is not None
+    return picture.pts
 
 
 def encode_file(
@@ -210,8 +225,8 @@ def encode_file(
 ) -> EncodeSummary:
     """Encode any video that FFmpeg reads to an MP4 of AV1 with prompts; sound is carried along.
 
-    Timestamps are kept.  Nothing is left at ``output_path`` unless the encode succeeds.  ``progress`` is called
-    after every GOP, from this thread.  Raises MediaError, CodecError, GeneratorError, ConfigError.
+    Timestamps are kept.  Nothing is left at ``output_path`` unless the encode succeeds.  ``progress`` is
+    called after every GOP, from this thread.  Raises MediaError, CodecError, GeneratorError, ConfigError.
     """
     started = time.monotonic()
     input_path, output_path = Path(input_path), Path(output_path)
@@ -246,10 +261,14 @@ def encode_file(
         encoder.encode_all(control, spool)
         if control is not None:
             encoder.correct(control, spool)
-            if abs(control.error) > 0.03:
+            if abs(control.error) > RATE_TOLERANCE:
                 notes.append(
                     f"the rate is {100 * control.error:+.1f} % off its target: "
-                    + ("the video is too short to steer" if abs(control.error) < 0.2 else "out of AV1's reach here")
+                    + (
+                        "the video is too short to steer"
+                        if abs(control.error) < 0.2
+                        else "out of AV1's reach here"
+                    )
                 )
         frames = sum(spool.length(i) for i in encoder.results)
         encoder.meter.update("write", frames)

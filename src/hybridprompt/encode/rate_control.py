@@ -1,8 +1,9 @@
 """Chooses the CRF of every GOP so that the whole video track meets its rate.
 
-An analysis pass at SVT-AV1's fastest useful preset, at two CRFs, tells how many bytes each GOP takes relative to the
-others and how bytes fall with CRF.  The real encodes then calibrate the model as they come: the ratio between the two
-presets is nearly constant within a video, and what is left of it is corrected on the GOPs that follow.
+An analysis pass at SVT-AV1's fastest useful preset, at two CRFs, tells how many bytes each GOP takes relative
+to the others and how bytes fall with CRF.  The real encodes then calibrate the model as they come: the ratio
+between the two presets is nearly constant within a video, and what is left of it is corrected on the GOPs
+that follow.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class RateControl:
             return math.log(1.25)
         weights = [base for _, base, _ in self.spent.values()]
         ratios = [
-            math.log(max(base, 1)) - self.analyses[i].log_bytes(crf) for i, (crf, base, _) in self.spent.items()
+            math.log(max(base, 1)) - self.analyses[i].log_bytes(crf)
+            for i, (crf, base, _) in self.spent.items()
         ]
         return sum(w * r for w, r in zip(weights, ratios, strict=True)) / max(sum(weights), 1)
 

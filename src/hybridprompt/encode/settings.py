@@ -15,10 +15,10 @@ PresetName = Literal["fast", "medium", "slow"]
 class Preset:
     """How much work an encode spends.
 
-    svt_preset: SVT-AV1's own preset.  sample_frames: frames of a GOP on which prompts are judged.  judge_scale: the
-    judge sees pictures scaled by 1/judge_scale.  quantiser_offsets: what the generator may be told, relative to the
-    actual base_q_idx.  gate_levels: strengths a block may take.  passes: encodes of the whole video that rate control
-    may spend (the last pass re-encodes only what is needed).
+    svt_preset: SVT-AV1's own preset.  sample_frames: frames of a GOP on which prompts are judged.
+    judge_scale: the judge sees pictures scaled by 1/judge_scale.  quantiser_offsets: what the generator may
+    be told, relative to the actual base_q_idx.  gate_levels: strengths a block may take.  passes: encodes of
+    the whole video that rate control may spend (the last pass re-encodes only what is needed).
     """
 
     svt_preset: int
@@ -42,16 +42,16 @@ PRESETS: dict[PresetName, Preset] = {
 }
 
 RATE_TOLERANCE = 0.03
+MINI_GOP_FRAMES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeSettings:
     """What to encode to.  Exactly one of ``bitrate_kbps`` (the whole video track) and ``crf`` is given.
 
-    anchor_interval: frames between anchors inside a GOP, a multiple of 32 (the mini-GOP of SVT-AV1's random access
-    structure, whose base pictures alone can be anchors); None leaves only the keyframe.
-    generator: an ONNX file; None takes the shipped generator.
-    Raises ConfigError.
+    anchor_interval: frames between anchors inside a GOP, a multiple of 32 (the mini-GOP of SVT-AV1's random
+    access structure, whose base pictures alone can be anchors); None leaves only the keyframe. generator: an
+    ONNX file; None takes the shipped generator. Raises ConfigError.
     """
 
     bitrate_kbps: float | None = None
@@ -73,11 +73,16 @@ class EncodeSettings:
             raise ConfigError(f"GOP length is {self.gop_seconds:g} s, expected 0.5 to 20")
         if self.preset not in PRESETS:
             raise ConfigError(f"preset is {self.preset!r}, expected one of {', '.join(PRESETS)}")
-        if self.anchor_interval is not None and (self.anchor_interval < 32 or self.anchor_interval % 32):
-            raise ConfigError(
-                f"anchor interval is {self.anchor_interval} frames, expected a multiple of 32 or off"
-            )
+        check_anchor_interval(self.anchor_interval)
 
     @property
     def effort(self) -> Preset:
         return PRESETS[self.preset]
+
+
+def check_anchor_interval(frames: int | None) -> None:
+    """Raise ConfigError unless ``frames`` is None or a multiple of MINI_GOP_FRAMES."""
+    if frames is not None and (frames < MINI_GOP_FRAMES or frames % MINI_GOP_FRAMES):
+        raise ConfigError(
+            f"anchor interval is {frames} frames, expected a multiple of {MINI_GOP_FRAMES} or off"
+        )

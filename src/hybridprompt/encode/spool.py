@@ -25,11 +25,14 @@ class _Entry:
 class PacketSpool:
     """GOPs of packets in one temporary file without a name; a GOP may be replaced.
 
-    Raises MediaError when the disk is full.
+    Raises MediaError when there is no place for it or the disk is full.
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="hybridprompt-")
+        try:
+            self._file = tempfile.TemporaryFile(prefix="hybridprompt-")  # noqa: SIM115 (closed by __exit__)
+        except OSError as error:
+            raise MediaError(f"temporary file for packets: {error.strerror or error}") from error
         self._gops: dict[int, list[_Entry]] = {}
         self._end = 0
 
@@ -49,7 +52,12 @@ class PacketSpool:
             for packet in packets:
                 entries.append(
                     _Entry(
-                        self._end, len(packet.data), packet.pts, packet.dts, packet.duration, packet.is_keyframe
+                        self._end,
+                        len(packet.data),
+                        packet.pts,
+                        packet.dts,
+                        packet.duration,
+                        packet.is_keyframe,
                     )
                 )
                 self._file.write(packet.data)
@@ -59,9 +67,9 @@ class PacketSpool:
             raise MediaError(f"temporary file for packets: {error.strerror or error}") from error
         self._gops[gop] = entries
 
-    def start_pts(self, gop: int) -> int:
-        """Time of a GOP's first packet."""
-        return self._gops[gop][0].pts
+    def pts(self, gop: int) -> list[int]:
+        """Times of a GOP's packets."""
+        return [entry.pts for entry in self._gops[gop]]
 
     def length(self, gop: int) -> int:
         """Number of a GOP's packets."""

@@ -1,6 +1,7 @@
 """Conversion of coded planes to RGB for the metrics, as one differentiable torch function.
 
-The same function is used for the source and for every decoded picture, so that no metric measures a converter.
+The same function is used for the source and for every decoded picture, so that no metric measures a
+converter.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def yuv420_to_rgb(
 ) -> torch.Tensor:
     """Convert 8-bit 4:2:0 planes, scaled to [0, 1], to RGB.
 
-    y: (N, 1, H, W); uv: (N, 2, ceil(H/2), ceil(W/2)); both float, sample value / 255.
-    Returns (N, 3, H, W) in [0, 1].  Chroma is upsampled bilinearly (centre-sited, as the codecs' default players do).
+    y: (N, 1, H, W); uv: (N, 2, ceil(H/2), ceil(W/2)); both float, sample value / 255. Returns (N, 3, H, W) in
+    [0, 1].  Chroma is upsampled bilinearly (centre-sited, as the codecs' default players do).
     """
     kr, kb = _KR_KB[matrix]
     h, w = y.shape[-2:]

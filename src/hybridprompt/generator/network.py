@@ -1,9 +1,9 @@
 """The generator network, version 1, in torch.
 
-It refines a decoded base picture in the codec's own sample format (8-bit 4:2:0), told the quantiser that the codec
-used.  There is no convolution at full resolution: luma is pixel-unshuffled by 4 and chroma by 2, so that all planes
-meet at a quarter of the luma resolution; the body works at an eighth; the output is pixel-shuffled back and added
-to the base as a residual, scaled by the gate.
+It refines a decoded base picture in the codec's own sample format (8-bit 4:2:0), told the quantiser that the
+codec used.  There is no convolution at full resolution: luma is pixel-unshuffled by 4 and chroma by 2, so
+that all planes meet at a quarter of the luma resolution; the body works at an eighth; the output is
+pixel-shuffled back and added to the base as a residual, scaled by the gate.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         # Starting small keeps a deep stack close to the identity.
         nn.init.normal_(self.second.weight, std=0.01)
+        assert self.second.bias is not None
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -64,6 +65,7 @@ class GeneratorNetwork(nn.Module):
         self.tail = nn.Sequential(*[ResidualBlock(stem) for _ in range(self.config.tail_blocks)])
         self.head = nn.Conv2d(stem, _PLANES, 3, padding=1)
         nn.init.zeros_(self.head.weight)
+        assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
 
     def forward(

@@ -16,6 +16,7 @@ RECEPTIVE_MARGIN = 64
 """Pixels around a changed block that the network must see (its receptive field is below this)."""
 
 _INPUTS = ("y", "u", "v", "quantiser", "strength")
+_OUTPUTS = ("y_out", "u_out", "v_out")
 _MAX_PIXELS = 8192 * 8192
 
 
@@ -52,6 +53,9 @@ class OnnxGenerator:
         names = tuple(i.name for i in self._session.get_inputs())
         if set(names) != set(_INPUTS):
             raise GeneratorError(f"{name}: inputs are {names}, a generator has {_INPUTS}")
+        outputs = {o.name: o.type for o in self._session.get_outputs()}
+        if {outputs.get(o) for o in _OUTPUTS} != {"tensor(uint8)"}:
+            raise GeneratorError(f"{name}: outputs are {outputs}, a generator has {_OUTPUTS} of 8 bits")
 
     @property
     def identity(self) -> bytes:
@@ -64,7 +68,7 @@ class OnnxGenerator:
     def generate(
         self, planes: Planes, *, quantiser: int, strengths: NDArray[np.float32], block_size: int
     ) -> Planes:
-        """Generate one picture; only the part that the gate lets through is computed.  See Generator.generate."""
+        """Generate one picture as Generator.generate says; only what the gate lets through is computed."""
         y, u, v = planes
         height, width = y.shape
         if height * width > _MAX_PIXELS:
@@ -78,9 +82,12 @@ class OnnxGenerator:
         ph, pw = _round_up(bottom - top), _round_up(right - left)
         luma = _pad(y[top:bottom, left:right], ph, pw)
         chroma = [
-            _pad(c[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2], ph // 2, pw // 2) for c in (u, v)
+            _pad(c[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2], ph // 2, pw // 2)
+            for c in (u, v)
         ]
-        strength = np.pad(gate[::4, ::4], ((0, ph // 4 - -(-gate.shape[0] // 4)), (0, pw // 4 - -(-gate.shape[1] // 4))))
+        strength = np.pad(
+            gate[::4, ::4], ((0, ph // 4 - -(-gate.shape[0] // 4)), (0, pw // 4 - -(-gate.shape[1] // 4)))
+        )
         feeds = {
             "y": luma[None, None],
             "u": chroma[0][None, None],
@@ -89,9 +96,14 @@ class OnnxGenerator:
             "strength": strength[None, None],
         }
         try:
-            generated = self._session.run(["y_out", "u_out", "v_out"], feeds)
+            generated = self._session.run(list(_OUTPUTS), feeds)
         except Exception as error:  # see above
             raise GeneratorError(f"generator {self._name} failed on {width}x{height}: {error}") from error
+        for found, given in zip(generated, (luma, *chroma), strict=True):
+            if found.shape != (1, 1, *given.shape):
+                raise GeneratorError(
+                    f"generator {self._name} gave a plane of {found.shape} for one of {given.shape}"
+                )
         out[0][top:bottom, left:right] = generated[0][0, 0, : bottom - top, : right - left]
         for target, plane in zip(out[1:], generated[1:], strict=True):
             part = target[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
@@ -102,7 +114,7 @@ class OnnxGenerator:
 def _changed_box(
     strengths: NDArray[np.float32], block_size: int, width: int, height: int
 ) -> tuple[int, int, int, int] | None:
-    """Bounds (top, bottom, left, right) of the blocks that change, with the margin that the network must see."""
+    """Bounds (top, bottom, left, right) of the blocks that change, with the margin the network must see."""
     rows, columns = np.nonzero(strengths > 0)
     if rows.size == 0:
         return None

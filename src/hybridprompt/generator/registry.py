@@ -1,7 +1,7 @@
 """Finds generators by their identity.
 
-The shipped ones lie in this package's ``weights`` folder; others are added by path.  A client that meets a prompt
-of a generator it lacks plays the base.
+The shipped ones lie in this package's ``weights`` folder; others are added by path.  A client that meets a
+prompt of a generator it lacks plays the base.
 """
 
 from __future__ import annotations
@@ -55,13 +55,18 @@ def load_file(path: Path, *, threads: int = 1) -> OnnxGenerator:
 class GeneratorRegistry:
     """Generators by identity: the given ones, then the shipped ones, loaded when first asked for."""
 
-    def __init__(self, generators: Iterable[Generator] = (), *, shipped: bool = True, threads: int = 1) -> None:
+    def __init__(
+        self, generators: Iterable[Generator] = (), *, shipped: bool = True, threads: int = 1
+    ) -> None:
         self._known: dict[bytes, Generator] = {g.identity: g for g in generators}
         self._shipped = shipped
         self._threads = threads
 
     def find(self, identity: bytes) -> Generator | None:
-        """The generator of that identity, or None.  Raises GeneratorError when it is there but cannot be loaded."""
+        """The generator of that identity, or None.
+
+        Raises GeneratorError when it is there but cannot be loaded.
+        """
         if identity not in self._known and self._shipped:
             for name in shipped_names():
                 if identity_of(_shipped_weights(name)) == identity:

@@ -31,6 +31,7 @@ class TrainConfig:
     validate_every: int = 1000
     validation_pictures: int = 16
     save_seconds: float = 120.0
+    generated_inputs: float = 0.25
     start_from: Path | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossWeights = field(default_factory=LossWeights)
@@ -38,15 +39,24 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.crop % ALIGNMENT or self.crop < 64:
             raise ConfigError(f"crop = {self.crop}: expected a multiple of {ALIGNMENT}, at least 64")
+        if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.ema_decay < 1):
+            raise ConfigError(
+                f"learning_rate = {self.learning_rate}, clip_norm = {self.clip_norm}, "
+                f"ema_decay = {self.ema_decay}: expected above 0, above 0, and from 0 to below 1"
+            )
         for name in ("steps", "batch", "log_every", "validate_every", "validation_pictures"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least 1")
 
 
-def _build(kind: type, table: dict[str, Any], where: str) -> Any:
+def _build(kind: type, table: Any, where: str) -> Any:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: is {table!r}, expected a table")
     names = {f.name for f in fields(kind)}
     if unknown := sorted(set(table) - names):
-        raise ConfigError(f"{where}: unknown settings {', '.join(unknown)}; known: {', '.join(sorted(names))}")
+        raise ConfigError(
+            f"{where}: unknown settings {', '.join(unknown)}; known: {', '.join(sorted(names))}"
+        )
     try:
         return kind(**table)
     except TypeError as error:
@@ -66,6 +76,8 @@ def load_config(path: Path) -> TrainConfig:
     table["loss"] = _build(LossWeights, table.get("loss", {}), f"{path}: [loss]")
     for name in ("corpus", "run_folder", "start_from"):
         if name in table:
+            if not isinstance(table[name], str):
+                raise ConfigError(f"{path}: {name} is {table[name]!r}, expected a path")
             table[name] = Path(table[name])
     config: TrainConfig = _build(TrainConfig, table, str(path))
     return config

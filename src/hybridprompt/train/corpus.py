@@ -1,12 +1,12 @@
 """Makes training pictures as the decoder will meet them.
 
-A photo becomes a short pan-and-zoom video, is coded by SVT-AV1 in random access at a low rate, and the decoded
-keyframe and the base picture of the next mini-GOP are kept with their sources and their actual base_q_idx.  That
-matters: in a real stream SVT-AV1 gives keyframes a far finer quantiser than the CRF says, and temporal filtering
-changes them.  Clips are cut into pieces and coded the same way.
+A photo becomes a short pan-and-zoom video, is coded by SVT-AV1 in random access at a low rate, and the
+decoded keyframe and the base picture of the next mini-GOP are kept with their sources and their actual
+base_q_idx.  That matters: in a real stream SVT-AV1 gives keyframes a far finer quantiser than the CRF says,
+and temporal filtering changes them.  Clips are cut into pieces and coded the same way.
 
-A sample is one ``.npz`` file: ``source`` and ``coded``, (3H/2, W) uint8 planes as PyAV's ``yuv420p`` arrays, and
-``base_q_idx``, ``is_key``.
+A sample is one ``.npz`` file: ``source`` and ``coded``, (3H/2, W) uint8 planes as PyAV's ``yuv420p`` arrays,
+and ``base_q_idx``, ``is_key``.
 """
 
 from __future__ import annotations
@@ -19,18 +19,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from PIL import Image
 
 from hybridprompt.bitstream.obu import HeaderTracker
-from hybridprompt.errors import ConfigError
+from hybridprompt.errors import ConfigError, HybridPromptError, MediaError
+from hybridprompt.video.files import open_input, reason
+from hybridprompt.video.picture import picture_from_frame
 
 logger = logging.getLogger(__name__)
 
 FRAMES = 33
 """Length of one piece: a keyframe and one whole mini-GOP of 32 pictures."""
+
+_MIN_SIDE = 64
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 CLIP_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov"}
@@ -55,7 +61,7 @@ class Piece:
 
 
 def _even(value: float) -> int:
-    return max(int(value) // 8 * 8, 64)
+    return max(int(value) // 8 * 8, _MIN_SIDE)
 
 
 def render_photo(path: Path, rng: np.random.Generator) -> list[np.ndarray]:
@@ -99,21 +105,18 @@ def _clip_frames(piece: Piece) -> list[av.VideoFrame]:
         for index, frame in enumerate(container.decode(video=0)):
             if index >= piece.start_frame:
                 width, height = frame.width // 8 * 8, frame.height // 8 * 8
-                array = frame.reformat(format="yuv420p").to_ndarray()
-                frames.append(av.VideoFrame.from_ndarray(_crop(array, width, height), "yuv420p"))
+                if min(width, height) < _MIN_SIDE:
+                    raise MediaError(f"pictures of {frame.width}x{frame.height} are too small to learn from")
+                y, u, v = picture_from_frame(frame, copy=False).planes
+                chroma = np.concatenate([c[: height // 2, : width // 2].reshape(-1, width) for c in (u, v)])
+                array = np.ascontiguousarray(np.concatenate([y[:height, :width], chroma]))
+                frames.append(av.VideoFrame.from_ndarray(array, "yuv420p"))
             if len(frames) == FRAMES:
                 break
     return frames
 
 
-def _crop(array: np.ndarray, width: int, height: int) -> np.ndarray:
-    full_h, full_w = array.shape[0] * 2 // 3, array.shape[1]
-    y = array[:full_h][:height, :width]
-    chroma = array[full_h:].reshape(2, full_h // 2, full_w // 2)[:, : height // 2, : width // 2]
-    return np.ascontiguousarray(np.concatenate([y, chroma.reshape(-1, width)]))
-
-
-def _encode(frames: list[av.VideoFrame], piece: Piece) -> list[av.Packet]:
+def _encode(frames: list[av.VideoFrame], piece: Piece) -> list[av.Packet[av.stream.Stream]]:
     encoder = av.CodecContext.create("libsvtav1", "w")
     encoder.width, encoder.height, encoder.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
     encoder.time_base, encoder.framerate = Fraction(1, 30), Fraction(30)
@@ -137,9 +140,9 @@ def make_piece(piece: Piece) -> Iterator[dict[str, np.ndarray]]:
         return
     tracker = HeaderTracker()
     quantisers = {}
-    decoder = av.CodecContext.create("libdav1d", "r")
+    decoder = cast(VideoCodecContext, av.CodecContext.create("libdav1d", "r"))
     decoder.thread_count = 1
-    decoded = {}
+    decoded: dict[int | None, av.VideoFrame] = {}
     for packet in _encode(frames, piece):
         shown = [header for header in tracker.parse(bytes(packet)) if header.shown]
         if packet.pts is not None and shown:
@@ -166,7 +169,7 @@ def _work(job: tuple[Piece, str]) -> str | None:
             temporary = out / f".{piece.name}-{index}.tmp.npz"
             np.savez(temporary, **sample)  # type: ignore[arg-type]
             os.replace(temporary, out / f"{piece.name}-{index}.npz")
-    except (av.FFmpegError, OSError, KeyError) as error:
+    except (HybridPromptError, av.FFmpegError, OSError, ValueError, KeyError) as error:
         return f"{piece.path.name}: {error}"
     return None
 
@@ -174,7 +177,12 @@ def _work(job: tuple[Piece, str]) -> str | None:
 def plan_photos(
     folder: Path, *, repeats: int, crf_range: tuple[int, int], preset: int, seed: int, holdout: int
 ) -> list[Piece]:
-    """Plan ``repeats`` pieces of every photo under ``folder``; every ``holdout``-th photo is for validation."""
+    """Plan ``repeats`` pieces of every photo under ``folder``; every ``holdout``-th is for validation.
+
+    Raises ConfigError.
+    """
+    if repeats < 1 or holdout < 2:
+        raise ConfigError(f"repeats = {repeats}, holdout = {holdout}: expected at least 1 and 2")
     photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not photos:
         raise ConfigError(f"{folder}: no photos found ({', '.join(sorted(IMAGE_SUFFIXES))} expected)")
@@ -193,13 +201,14 @@ def plan_photos(
 def plan_clips(
     folder: Path, *, starts: int, crf_range: tuple[int, int], preset: int, seed: int
 ) -> list[Piece]:
-    """Plan pieces of every clip: ``starts`` from the first half for training, one of the second for validation."""
+    """Plan pieces of every clip: ``starts`` of its first half for training, one of its second to validate.
+
+    Raises MediaError for a clip that cannot be read.
+    """
     pieces = []
     rng = np.random.default_rng(seed)
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in CLIP_SUFFIXES):
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            total = stream.frames or sum(1 for _ in container.decode(video=0))
+        total = _clip_length(path)
         half = total // 2
         for index in range(starts):
             start = int(index * max(half - FRAMES, 1) / max(starts - 1, 1))
@@ -212,10 +221,20 @@ def plan_clips(
     return pieces
 
 
+def _clip_length(path: Path) -> int:
+    with open_input(path) as container:
+        if not container.streams.video:
+            raise MediaError(f"{path}: has no video track")
+        try:
+            return container.streams.video[0].frames or sum(1 for _ in container.decode(video=0))
+        except av.FFmpegError as error:
+            raise MediaError(f"{path}: {reason(error)}") from error
+
+
 def make_corpus(pieces: Iterable[Piece], folder: Path, *, workers: int, seed: int = 0) -> list[str]:
     """Code all pieces into ``folder``; existing samples are kept.  Returns the errors, one line each."""
     jobs = [(piece, str(folder)) for piece in pieces]
-    np.random.default_rng(seed).shuffle(jobs)  # type: ignore[arg-type]
+    np.random.default_rng(seed).shuffle(jobs)
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         errors = [error for error in pool.imap_unordered(_work, jobs) if error]
     for error in errors:

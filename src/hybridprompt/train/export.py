@@ -1,7 +1,7 @@
 """Exports the torch network to ONNX, and checks that both compute the same pictures.
 
-The graph is written node by node: it is small, its bytes depend on nothing but the weights, and it carries what the
-client needs around the network (8-bit planes in and out, the gate).
+The graph is written node by node: it is small, its bytes depend on nothing but the weights, and it carries
+what the client needs around the network (8-bit planes in and out, the gate).
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,13 +44,13 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
-    def add(self, op: str, inputs: list[str], output: str | None = None, **attributes: object) -> str:
+    def add(self, op: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
         output = output or f"{op.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
-    def constant(self, name: str, value: NDArray[np.generic]) -> str:
-        self.weights.append(numpy_helper.from_array(value, name))
+    def constant(self, name: str, value: NDArray[Any] | np.float32) -> str:
+        self.weights.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
     def conv(self, x: str, name: str, module: nn.Conv2d, *, relu: bool = False) -> str:
@@ -57,9 +59,7 @@ class _Graph:
         bias = self.constant(f"{name}.bias", module.bias.detach().cpu().numpy())
         kernel, stride = list(module.kernel_size), list(module.stride)
         pad = module.padding[0] if isinstance(module.padding, tuple) else 0
-        out = self.add(
-            "Conv", [x, weight, bias], kernel_shape=kernel, strides=stride, pads=[int(pad)] * 4
-        )
+        out = self.add("Conv", [x, weight, bias], kernel_shape=kernel, strides=stride, pads=[int(pad)] * 4)
         return self.add("Relu", [out]) if relu else out
 
     def blocks(self, x: str, name: str, modules: nn.Sequential) -> str:
@@ -101,7 +101,7 @@ def _build(network: GeneratorNetwork) -> onnx.ModelProto:
         plane = g.add("DepthToSpace", [part], blocksize=block, mode="CRD")
         g.add("Cast", [plane], f"{name}_out", to=TensorProto.UINT8)
 
-    def tensor(name: str, kind: int, shape: list[object]) -> onnx.ValueInfoProto:
+    def tensor(name: str, kind: int, shape: list[int | str]) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, shape)
 
     inputs = [
@@ -127,7 +127,7 @@ def load_weights(path: Path) -> GeneratorNetwork:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network = GeneratorNetwork(NetworkConfig(**state["config"]))
         network.load_state_dict(state["network"])
-    except (OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
+    except (OSError, EOFError, UnpicklingError, LookupError, TypeError, RuntimeError, ValueError) as error:
         raise GeneratorError(f"{path}: not the weights of a generator: {error}") from error
     return network.eval()
 
@@ -144,7 +144,7 @@ def check_equivalence(
         full = coarse.repeat(16, 1).repeat(16, 2)
         noisy = np.clip(full + rng.normal(0, 8, full.shape), 0, 255).astype(np.uint8)
         y, u, v = noisy[0], noisy[1, ::2, ::2].copy(), noisy[2, ::2, ::2].copy()
-        strengths = rng.integers(0, 3, (size // 64, size // 64)).astype(np.float32) / 2
+        strengths = rng.integers(0, 3, (size // 64, size // 64)).astype(np.float32) * np.float32(0.5)
         strengths[0, 0] = strengths[-1, -1] = 1
         got = generator.generate((y, u, v), quantiser=quantiser, strengths=strengths, block_size=64)
         gate = torch.from_numpy(strengths.repeat(16, 0).repeat(16, 1))[None, None]

@@ -7,14 +7,17 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 
+from hybridprompt.errors import ConfigError
 from hybridprompt.evaluate.colour import yuv420_to_rgb
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.generator.network import GeneratorNetwork
@@ -39,7 +42,8 @@ class Scores:
         cells = []
         for name, base in self.base.items():
             value = self.generated[name]
-            change = f"{value - base:+.2f} dB" if name == "psnr" else f"{100 * (value / base - 1):+.1f} %"
+            relative = 100 * (value / base - 1) if base else 0.0
+            change = f"{value - base:+.2f} dB" if name == "psnr" else f"{relative:+.1f} %"
             cells.append(f"{name} {base:.4f} -> {value:.4f} ({change})")
         return f"step {self.step}: " + ", ".join(cells)
 
@@ -68,8 +72,21 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
+@contextmanager
+def _told_where(path: Path) -> Iterator[None]:
+    """Turn what torch raises for a missing, damaged or unfit file into ConfigError."""
+    try:
+        yield
+    except (OSError, EOFError, UnpicklingError, LookupError, TypeError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be continued from: {error}") from error
+
+
 class Trainer:
-    """Owns a run's folder: ``checkpoint.pt``, ``log.jsonl`` and ``ema.pt``."""
+    """Owns a run's folder: ``checkpoint.pt``, ``log.jsonl`` and ``ema.pt``.
+
+    With ``resume`` it goes on from the checkpoint there, exactly as if it had never stopped.  Raises
+    ConfigError when that, or ``start_from``, does not fit the network.
+    """
 
     def __init__(self, config: TrainConfig, *, resume: bool = True) -> None:
         self.config = config
@@ -78,21 +95,26 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         self.network = GeneratorNetwork(config.network).to(
-            self.device, memory_format=torch.channels_last  # type: ignore[call-overload]
+            self.device,
+            memory_format=torch.channels_last,  # type: ignore[call-overload]
         )
         self.ema = Ema(self.network, config.ema_decay)
         self.ema.network.to(self.device)
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+        self.optimiser = torch.optim.Adam(
+            self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
+        )
         self.rng = np.random.default_rng(config.seed)
         self.torch_rng = torch.Generator().manual_seed(config.seed)
         self.step = 0
         checkpoint = self.folder / "checkpoint.pt"
         if resume and checkpoint.exists():
-            self._restore(torch.load(checkpoint, map_location=self.device, weights_only=False))
+            with _told_where(checkpoint):
+                self._restore(torch.load(checkpoint, map_location=self.device, weights_only=True))
         elif config.start_from is not None:
-            state = torch.load(config.start_from, map_location=self.device, weights_only=True)
-            self.network.load_state_dict(state["network"])
-            self.ema.network.load_state_dict(state["network"])
+            with _told_where(config.start_from):
+                state = torch.load(config.start_from, map_location=self.device, weights_only=True)
+                self.network.load_state_dict(state["network"])
+                self.ema.network.load_state_dict(state["network"])
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
@@ -132,6 +154,25 @@ class Trainer:
 
         return Batch(move(batch.coded), move(batch.source), batch.quantiser.to(self.device))
 
+    @torch.no_grad()
+    def _with_generated_inputs(self, batch: Batch) -> Batch:
+        """Replace some coded crops by what the network itself makes of them, at a random strength.
+
+        An anchor inside a GOP is predicted from generated pictures: there the network must leave the detail
+        that it meets alone, and not pile more upon it.
+        """
+        count = round(self.config.generated_inputs * self.config.batch)
+        if count == 0:
+            return batch
+        y, uv = batch.coded
+        strength = torch.rand((count, 1, 1, 1), generator=self.torch_rng).to(y.device)
+        made = self.network(y[:count], uv[:count], batch.quantiser[:count])
+        planes = []
+        for coded, generated in zip((y, uv), made, strict=True):
+            mixed = coded[:count] + strength * (generated - coded[:count])
+            planes.append(torch.cat([(mixed.clamp(0, 1) * 255).round() / 255, coded[count:]]))
+        return Batch((planes[0], planes[1]), batch.source, batch.quantiser)
+
     def run(self, report: Report = logger.info) -> Scores:
         """Train until ``config.steps``; returns the last validation."""
         config = self.config
@@ -145,6 +186,7 @@ class Trainer:
             batch = self._to_device(train.batch(self.rng, config.batch, config.crop))
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(config, self.step)
+            batch = self._with_generated_inputs(batch)
             generated = self.network(*batch.coded, batch.quantiser)
             terms = loss(generated, batch.source, self.step)
             self.optimiser.zero_grad()

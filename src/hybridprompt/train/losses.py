@@ -2,10 +2,10 @@
 
     L = w_alex LPIPS_alex(phase, scale) + w_vgg LPIPS_vgg + w_pixel L1 + w_band B
 
-LPIPS with AlexNet alone is gamed by a pixel-shuffle network: its first layer has a stride of 4, so it always meets
-the same phase.  Hence a random crop phase and a random rescale before it, a VGG16 term on a few crops, and the
-sub-band term B, which asks for the source's local standard deviation in two Laplacian bands (right amount of
-texture, no wish for its exact place).
+LPIPS with AlexNet alone is gamed by a pixel-shuffle network: its first layer has a stride of 4, so it always
+meets the same phase.  Hence a random crop phase and a random rescale before it, a VGG16 term on a few crops,
+and the sub-band term B, which asks for the source's local standard deviation in two Laplacian bands (right
+amount of texture, no wish for its exact place).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from hybridprompt.errors import ConfigError
 from hybridprompt.evaluate.colour import yuv420_to_rgb
 from hybridprompt.evaluate.perceptual import Lpips
 
@@ -30,6 +31,13 @@ class LossWeights:
     vgg_every: int = 3
     vgg_crops: int = 3
     vgg_size: int = 112
+
+    def __post_init__(self) -> None:
+        if self.vgg_every < 1 or self.vgg_crops < 1 or self.vgg_size < 32:
+            raise ConfigError(
+                f"vgg_every = {self.vgg_every}, vgg_crops = {self.vgg_crops}, vgg_size = {self.vgg_size}: "
+                "expected at least 1, 1 and 32"
+            )
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class GeneratorLoss:
         source: tuple[torch.Tensor, torch.Tensor],
         step: int,
     ) -> LossTerms:
-        """Loss of generated planes against the source's: each (N, 1, H, W) luma, (N, 2, H/2, W/2) chroma in [0, 1]."""
+        """Loss of generated planes, (N, 1, H, W) luma and (N, 2, H/2, W/2) chroma, against the source's."""
         weights = self.weights
         rgb, target = yuv420_to_rgb(*generated), yuv420_to_rgb(*source)
         alex = self._alex_distance(rgb, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,22 @@ def split_planes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return array[:height], array[height:].reshape(2, height // 2, width // 2)
 
 
+def _load(path: Path) -> Sample:
+    try:
+        with np.load(path) as data:
+            sample = Sample(
+                path.name, data["source"], data["coded"], int(data["base_q_idx"]), bool(data["is_key"])
+            )
+    except (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, OSError, EOFError) as error:
+        raise ConfigError(f"{path}: not a training sample: {error}") from error
+    shapes = sample.source.shape, sample.coded.shape
+    even = len(shapes[0]) == 2 and shapes[0][0] % 3 == 0 and shapes[0][1] % 2 == 0
+    bytes_only = sample.source.dtype == sample.coded.dtype == np.uint8
+    if shapes[0] != shapes[1] or not even or not bytes_only:
+        raise ConfigError(f"{path}: not a training sample: pictures of {shapes[0]} and {shapes[1]}")
+    return sample
+
+
 class SampleStore:
     """Samples of one split, held in memory; ``refresh`` picks up files that came since."""
 
@@ -63,20 +80,10 @@ class SampleStore:
         for path in sorted(self.folder.glob("*.npz")):
             if path.name.startswith(".") or path.name in self._seen:
                 continue
-            try:
-                with np.load(path) as data:
-                    self.samples.append(
-                        Sample(
-                            path.name,
-                            data["source"],
-                            data["coded"],
-                            int(data["base_q_idx"]),
-                            bool(data["is_key"]),
-                        )
-                    )
-            except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-                raise ConfigError(f"{path}: not a training sample: {error}") from error
+            self.samples.append(_load(path))
             self._seen.add(path.name)
+        # The order that a resumed run would find them in.
+        self.samples.sort(key=lambda sample: sample.name)
         if not self.samples:
             raise ConfigError(f"{self.folder}: no training samples; make them with `hybridprompt corpus`")
 
@@ -107,7 +114,7 @@ class SampleStore:
 
 
 def whole_picture(sample: Sample, limit: int | None = None) -> Batch:
-    """The whole picture (or its central ``limit`` pixels each way) as a batch of one, cropped to the alignment."""
+    """The whole picture, or its central ``limit`` pixels each way, as a batch of one, aligned in size."""
     width = min(sample.width, limit or sample.width) // ALIGNMENT * ALIGNMENT
     height = min(sample.height, limit or sample.height) // ALIGNMENT * ALIGNMENT
     x, y = (sample.width - width) // 4 * 2, (sample.height - height) // 4 * 2

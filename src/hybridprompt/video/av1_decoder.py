@@ -7,6 +7,9 @@ exact: `max_frame_delay=1` (with more, dav1d already decodes following frames; t
 fine), film grain synthesis off (it would hand out a copy), and a shown frame (hidden references never
 come out).
 Entropy contexts and motion vectors are not touched: they come from the packets.
+
+`max_frame_delay=1` has a second reason: with more, dav1d's threads may release a packet, which belongs to a
+Python object, while `close` waits for them and holds the GIL: a deadlock.
 """
 
 from collections.abc import Sequence

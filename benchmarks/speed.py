@@ -1,0 +1,156 @@
+"""Speed and memory of decoding, and cost of encoding, each as a ratio to the plain codec in the same run.
+
+    python benchmarks/speed.py [CLIP] [--repeats 5] [--no-encode]
+
+Decoding delivers every picture as YUV planes.  Every measurement runs in a process of its own, the methods take
+turns, and medians are printed.  Time to the first picture counts from before the imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common import data_folder, encoded, find_clips
+from rich.console import Console
+from rich.table import Table
+
+from hybridprompt.encode.settings import PRESETS, EncodeSettings
+
+_PLAIN = """
+import sys, time, json, resource
+start = time.perf_counter()
+import av
+container = av.open(sys.argv[1])
+stream = container.streams.video[0]
+stream.thread_count, stream.thread_type = 2, "AUTO"
+first, count = None, 0
+for frame in container.decode(stream):
+    memoryview(frame.planes[0]), memoryview(frame.planes[1]), memoryview(frame.planes[2])
+    if first is None: first = time.perf_counter()
+    count += 1
+end = time.perf_counter()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps(dict(fps=count / (end - start), first=first - start, peak=peak, count=count)))
+"""
+
+_OURS = """
+import sys, time, json, resource
+start = time.perf_counter()
+import hybridprompt
+first, count, anchors = None, 0, 0
+with hybridprompt.open(sys.argv[1], base=sys.argv[2] == "base") as video:
+    for picture in video:
+        picture.y, picture.u, picture.v
+        if first is None: first = time.perf_counter()
+        count += 1
+        anchors += picture.is_anchor
+end = time.perf_counter()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps(dict(fps=count / (end - start), first=first - start, peak=peak, count=count, anchors=anchors)))
+"""
+
+_PLAIN_ENCODE = """
+import sys, time
+from hybridprompt.video.av1_encoder import Av1Settings, encode_stream
+from hybridprompt.video.source import VideoSource
+start = time.perf_counter()
+source = VideoSource(sys.argv[1])
+settings = Av1Settings(width=source.width, height=source.height, frame_rate=source.average_rate,
+    time_base=source.time_base, bitrate_kbps=float(sys.argv[2]), preset=int(sys.argv[3]), threads=2, color=source.color)
+size = sum(len(p.data) for p in encode_stream(source.frames(), settings, round(4 * float(source.average_rate))))
+print(time.perf_counter() - start)
+"""
+
+_OUR_ENCODE = """
+import sys, time
+from pathlib import Path
+from hybridprompt.encode.pipeline import encode_file
+from hybridprompt.encode.settings import EncodeSettings
+start = time.perf_counter()
+encode_file(sys.argv[1], sys.argv[4], EncodeSettings(bitrate_kbps=float(sys.argv[2]), preset=sys.argv[3], overwrite=True,
+    generator=Path(sys.argv[5]) if len(sys.argv) > 5 else None))
+print(time.perf_counter() - start)
+"""
+
+
+def _run(code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return done.stdout.strip().splitlines()[-1]
+
+
+def decode_table(path: Path, repeats: int) -> Table:
+    """Measure decoding of one file."""
+    methods = {"plain dav1d, 2 threads": (_PLAIN, ""), "ours, --base": (_OURS, "base"), "ours": (_OURS, "prompts")}
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
+    for _ in range(repeats):
+        for name, (code, mode) in methods.items():
+            results[name].append(json.loads(_run(code, str(path), mode)))
+    median = {
+        name: {key: statistics.median(r[key] for r in rows) for key in rows[0]} for name, rows in results.items()
+    }
+    plain = median["plain dav1d, 2 threads"]["fps"]
+    table = Table(title=f"Decoding {path.name}, medians of {repeats}")
+    for column in ("method", "pictures/s", "ratio to plain", "first picture, s", "peak memory, MB", "generated"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for name, row in median.items():
+        table.add_row(
+            name,
+            f"{row['fps']:.0f}",
+            f"{row['fps'] / plain:.2f}",
+            f"{row['first']:.2f}",
+            f"{row['peak']:.0f}",
+            f"{row.get('anchors', 0):.0f}",
+        )
+    return table
+
+
+def encode_table(clip: Path, rate_kbps: float, presets: list[str], generator: Path | None) -> Table:
+    """Measure encoding of one clip against the plain SVT-AV1 encode at the same preset and rate."""
+    table = Table(title=f"Encoding {clip.name} at {rate_kbps:g} kbit/s, wall-clock seconds")
+    for column in ("preset", "SVT-AV1's", "plain SVT-AV1", "ours", "ratio"):
+        table.add_column(column, justify="right")
+    target = str(Path("out/benchmarks/speed.mp4"))
+    extra = [str(generator)] if generator else []
+    for preset in presets:
+        svt = str(PRESETS[preset].svt_preset)  # type: ignore[index]
+        plain = float(_run(_PLAIN_ENCODE, str(clip), str(rate_kbps), svt))
+        ours = float(_run(_OUR_ENCODE, str(clip), str(rate_kbps), preset, target, *extra))
+        table.add_row(preset, svt, f"{plain:.1f}", f"{ours:.1f}", f"{ours / plain:.2f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clip", nargs="?", type=Path, default=data_folder() / "clips" / "bbb_1080p24.mp4")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--preset", default="fast")
+    parser.add_argument("--generator", type=Path)
+    parser.add_argument("--no-encode", action="store_true")
+    parser.add_argument("--no-decode", action="store_true")
+    arguments = parser.parse_args()
+    console = Console(width=120)
+    (clip,) = find_clips([arguments.clip])
+    started = time.monotonic()
+    if not arguments.no_decode:
+        settings = EncodeSettings(
+            bitrate_kbps=clip.rate_kbps, preset=arguments.preset, generator=arguments.generator
+        )
+        path, _ = encoded(clip, settings)
+        console.print(decode_table(path, arguments.repeats))
+    if not arguments.no_encode:
+        console.print(encode_table(clip.path, clip.rate_kbps, [arguments.preset], arguments.generator))
+    console.print(f"({time.monotonic() - started:.0f} s)")
+
+
+if __name__ == "__main__":
+    main()

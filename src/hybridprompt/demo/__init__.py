@@ -1,0 +1,1 @@
+"""Shows what the codec does with a real clip."""

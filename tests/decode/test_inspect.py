@@ -1,0 +1,115 @@
+"""Reports of what a file spends where."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hybridprompt.bitstream.obu import insert_metadata
+from hybridprompt.decode.inspect import inspect_file
+from hybridprompt.errors import MediaError
+from hybridprompt.generator.fake import FakeGenerator
+from hybridprompt.prompt.carriage import METADATA_TYPE
+from hybridprompt.prompt.syntax import Prompt, Section, encode_prompt
+from hybridprompt.video.av1_encoder import CodedPacket
+from hybridprompt.video.writers import VideoWriter
+from prompted_media import (
+    ANCHORS,
+    GOP_LENGTH,
+    HEIGHT,
+    WIDTH,
+    a_prompt,
+    moving_pictures,
+    with_prompt,
+    write_mp4,
+)
+
+Gop = list[CodedPacket]
+# OBU header, one byte of size, metadata type, trailing bits.
+OBU_BYTES = 4
+
+
+def test_every_byte_is_accounted_for(prompted_file: Path, base_gops: list[Gop]) -> None:
+    report = inspect_file(prompted_file, generators=[FakeGenerator()])
+    assert (report.width, report.height, report.picture_count) == (WIDTH, HEIGHT, 85)
+    assert report.size_bytes == prompted_file.stat().st_size
+    assert report.average_rate == 30
+    assert report.duration_seconds == pytest.approx(85 / 30, abs=1e-3)
+    prompt_bytes = len(encode_prompt(a_prompt())) + OBU_BYTES
+    for number, (gop, packets) in enumerate(zip(report.gops, base_gops, strict=True)):
+        assert gop.start_seconds == pytest.approx(number * GOP_LENGTH / 30, abs=1e-4)
+        assert gop.duration_seconds == pytest.approx(GOP_LENGTH / 30, abs=1e-3)
+        assert gop.picture_count == GOP_LENGTH
+        # MP4 holds temporal units without their delimiter of two bytes (AV1-ISOBMFF 2.4).
+        assert gop.base_bytes == sum(len(packet.data) - 2 for packet in packets)
+        assert gop.prompt_bytes == len(ANCHORS) * prompt_bytes
+    assert report.base_kbps == pytest.approx(report.base_bytes * 8 / 1000 / (85 / 30), rel=1e-3)
+    assert report.prompt_kbps == pytest.approx(report.prompt_bytes * 8 / 1000 / (85 / 30), rel=1e-3)
+
+
+def test_anchors_are_described(prompted_file: Path) -> None:
+    report = inspect_file(prompted_file, generators=[FakeGenerator()])
+    anchor = report.gops[1].anchors[1]
+    assert anchor.is_ok
+    assert anchor.pts_seconds == pytest.approx((GOP_LENGTH + ANCHORS[1]) / 30, abs=1e-4)
+    assert (anchor.generator_id, anchor.generator_name) == (b"fakefake".hex(), "fake")
+    assert [(section.type, section.name) for section in anchor.sections] == [(1, "quantiser"), (2, "gate")]
+    assert anchor.sections[0].size_bytes == 1
+    assert anchor.quantiser == 90
+    # Five columns of blocks, of which the first is 0 and the others 1.
+    assert anchor.gate_coverage == pytest.approx(0.8)
+    assert anchor.gate_strength == pytest.approx(0.8)
+    assert inspect_file(prompted_file).gops[0].anchors[0].generator_name is None
+
+
+def test_bad_prompts_are_told_apart(tmp_path: Path, base_gops: list[Gop]) -> None:
+    good = encode_prompt(a_prompt())
+    gop = list(base_gops[0])
+    gop[0] = with_prompt(gop[0], good[:20] + bytes([good[20] ^ 1]) + good[21:])
+    gop[1] = with_prompt(gop[1], good[:-2])
+    twice = insert_metadata(with_prompt(gop[2]).data, METADATA_TYPE, good)
+    gop[2] = CodedPacket(twice, gop[2].pts, gop[2].dts, 1, False)
+    gop[3] = with_prompt(
+        gop[3], encode_prompt(Prompt(b"fakefake", WIDTH, HEIGHT, (Section(77, b"new"), Section(1, b"\x05"))))
+    )
+    gop[4] = CodedPacket(insert_metadata(gop[4].data, METADATA_TYPE, b"x HPRM"), 4, 4, 1, False)
+    report = inspect_file(write_mp4(tmp_path / "bad.mp4", gop))
+    assert [anchor.state.split(":")[0] for anchor in report.anchors] == [
+        "damaged",
+        "damaged",
+        "damaged",
+        "ok",
+    ]
+    assert "checksum" in report.anchors[0].state
+    assert "truncated" in report.anchors[1].state
+    assert "2 prompts" in report.anchors[2].state
+    assert report.anchors[2].size_bytes == 2 * (len(good) + OBU_BYTES)
+    assert report.anchors[0].quantiser is None
+    assert [(s.type, s.name, s.size_bytes) for s in report.anchors[3].sections] == [
+        (77, None, 3),
+        (1, "quantiser", 1),
+    ]
+    assert report.anchors[3].gate_coverage == 1
+
+
+def test_reports_go_into_json(prompted_file: Path) -> None:
+    report = inspect_file(prompted_file)
+    found = json.loads(json.dumps(report.as_dict()))
+    assert found["totals"]["anchor_count"] == 10
+    assert found["totals"]["base_bytes"] == report.base_bytes
+    assert found["gops"][0]["anchors"][0]["generator_id"] == b"fakefake".hex()
+
+
+def test_files_without_prompts(base_file: Path) -> None:
+    report = inspect_file(base_file)
+    assert report.anchors == ()
+    assert report.prompt_kbps == 0
+
+
+def test_only_av1_is_inspected(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "h264.mp4", frame_rate=30) as writer:
+        for picture in moving_pictures(3):
+            writer.write(picture)
+        writer.commit()
+    with pytest.raises(MediaError, match="expected av1"):
+        inspect_file(tmp_path / "h264.mp4")

@@ -1,0 +1,152 @@
+"""Rate control against made-up encoders."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from hybridprompt.encode.rate_control import (
+    ANALYSIS_CRFS,
+    CRF_RANGE,
+    CRF_STEP,
+    GopAnalysis,
+    RateControl,
+    quantise_crf,
+)
+
+
+# Bytes of 64 pictures at 640x360 by SVT-AV1 (PyAV 18.1), presets 12 and 5: a clip of a dog, and
+# encode_media.scene at 320x192.
+CRFS = [20, 30, 40, 50, 55, 60, 64, 67, 70]
+DOG = (
+    [159535, 109434, 70079, 45612, 35467, 22749, 11206, 8499, 6388],
+    [126692, 91457, 62679, 44015, 36678, 25252, 12512, 8828, 6433],
+)
+SCENE = (
+    [91315, 72343, 52265, 34827, 26354, 17351, 10397, 8368, 6048],
+    [72262, 58740, 43054, 26753, 19773, 9362, 6481, 7194, 6226],
+)
+
+
+class Encoder:
+    """GOPs whose bytes follow measured curves, scaled by chance."""
+
+    def __init__(
+        self, gops: int, seed: int, *, curves: Sequence[tuple[list[int], list[int]]] = (DOG,)
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self.size = np.exp(rng.normal(0, 0.7, gops))
+        self.ratio = np.exp(rng.normal(0, 0.1, gops))
+        self.curves = [curves[i] for i in rng.integers(len(curves), size=gops)]
+
+    def _bytes(self, gop: int, crf: float, *, real: bool) -> float:
+        return float(self.size[gop] * math.exp(np.interp(crf, CRFS, np.log(self.curves[gop][real]))))
+
+    def fast(self, gop: int, crf: float) -> int:
+        return round(self._bytes(gop, crf, real=False))
+
+    def real(self, gop: int, crf: float) -> int:
+        return round(self._bytes(gop, crf, real=True) * self.ratio[gop])
+
+    def analyses(self) -> list[GopAnalysis]:
+        return [
+            GopAnalysis(self.fast(g, ANALYSIS_CRFS[0]), self.fast(g, ANALYSIS_CRFS[1]), 4.0)
+            for g in range(len(self.size))
+        ]
+
+
+def run(encoder: Encoder, target: float, *, prompts: int = 120, corrections: int = 8) -> RateControl:
+    control = RateControl(target, encoder.analyses())
+    for gop in range(len(encoder.size)):
+        crf = control.crf_for_gop(gop)
+        assert crf == quantise_crf(crf)
+        control.record(gop, crf, encoder.real(gop, crf), prompts)
+        # As the pipeline does, the first GOP is coded again where the model was far off.
+        if gop == 0 and abs(better := quantise_crf(control.common_crf()) - crf) > 1:
+            control.record(gop, crf + better, encoder.real(gop, crf + better), prompts)
+    for _ in range(corrections):
+        change = control.correction(0.02)
+        if change is None:
+            break
+        gop, crf = change
+        before, kept = abs(control.error), control.spent[gop]
+        control.record(gop, crf, encoder.real(gop, crf), prompts)
+        if abs(control.error) >= before:
+            control.record(gop, *kept)
+            break
+    return control
+
+
+@pytest.mark.parametrize("crf", [35.0, 50.0, 58.0, 65.0])
+@pytest.mark.parametrize("gops", [5, 15, 40])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("curves", [(DOG,), (DOG, SCENE)], ids=["alike", "mixed"])
+def test_meets_its_target_within_two_percent(gops: int, seed: int, crf: float, curves) -> None:
+    encoder = Encoder(gops, seed, curves=curves)
+    target = sum(encoder.real(g, crf) for g in range(gops)) + 120 * gops
+    control = run(encoder, target)
+    assert abs(control.error) < 0.02
+    # Near the quality that would have met it at once, in all GOPs.
+    crfs = [spent[0] for spent in control.spent.values()]
+    assert np.mean(crfs) == pytest.approx(crf, abs=2)
+    assert max(crfs) - min(crfs) < 8
+
+
+def test_error_counts_every_byte() -> None:
+    control = RateControl(1000, [GopAnalysis(400, 200, 1.0)] * 2)
+    control.record(0, 50, 500, 50)
+    control.record(1, 50, 500, 50)
+    assert control.error == pytest.approx(0.1)
+
+
+def test_model_goes_through_the_analysis() -> None:
+    analysis = GopAnalysis(9000, 4000, 1.0)
+    assert analysis.log_bytes(ANALYSIS_CRFS[0]) == pytest.approx(math.log(9000))
+    assert analysis.log_bytes(ANALYSIS_CRFS[1]) == pytest.approx(math.log(4000))
+    grid = [analysis.log_bytes(c) for c in np.arange(*CRF_RANGE, 0.25)]
+    assert all(a > b for a, b in zip(grid, grid[1:], strict=False))
+    # Also where analysis saw no difference, or nothing at all.
+    for odd in (GopAnalysis(50, 50, 1.0), GopAnalysis(40, 60, 1.0), GopAnalysis(0, 0, 1.0)):
+        assert odd.log_bytes(30) > odd.log_bytes(60)
+
+
+@pytest.mark.parametrize("wanted", [20.0, 45.0, 55.0, 60.0, 64.0, 69.0])
+def test_model_is_inverted(wanted: float) -> None:
+    analyses = [GopAnalysis(9000, 4000, 1.0), GopAnalysis(700, 500, 1.0), GopAnalysis(50_000, 20_000, 1.0)]
+    control = RateControl(1.0, analyses)
+    for gop, analysis in enumerate(analyses):
+        control.record(gop, 50, round(1000 * math.exp(analysis.log_bytes(50)) / 1000 * 1.7), 0)
+    control.target_bytes = sum(math.exp(a.log_bytes(wanted)) * 1.7 for a in analyses)
+    assert control.common_crf() == pytest.approx(wanted, abs=0.1)
+
+
+@pytest.mark.parametrize(("target", "crf"), [(1.0, CRF_RANGE[1]), (1e12, CRF_RANGE[0])])
+def test_impossible_targets_end_at_the_bounds(target: float, crf: float) -> None:
+    encoder = Encoder(6, 1)
+    control = run(encoder, target)
+    assert {spent[0] for spent in control.spent.values()} == {crf}
+
+
+def test_correction_takes_the_gop_that_fits_the_miss() -> None:
+    analyses = [GopAnalysis(10_000, 5_000, 1.0), GopAnalysis(1_000, 500, 1.0), GopAnalysis(9_000, 4_500, 1.0)]
+    control = RateControl(20_000, analyses)
+    for gop, (crf, size) in enumerate([(55.0, 10_000), (55.0, 1_000), (55.0, 9_000)]):
+        control.record(gop, crf, size, 0)
+    assert control.correction(0.02) is None
+    # 8 % too much, all of it from the last GOP, which was coded finer than the others.
+    control.record(2, 53.0, 10_600, 0)
+    assert control.correction(0.02) == (2, pytest.approx(55.5, abs=0.75))
+    # Too little: something gets finer.
+    control.record(2, 56.5, 8_000, 0)
+    gop, crf = control.correction(0.02) or (0, 100.0)
+    assert crf < control.spent[gop][0]
+    assert gop != 1
+
+
+def test_crf_grid() -> None:
+    assert CRF_STEP == 0.25
+    assert quantise_crf(50.13) == 50.25
+    assert quantise_crf(50.12) == 50.0
+    assert quantise_crf(99) == CRF_RANGE[1]
+    assert quantise_crf(-3) == CRF_RANGE[0]

@@ -1,0 +1,152 @@
+"""Training pictures from photos and clips."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+pytest.importorskip("PIL")
+from PIL import Image  # noqa: E402
+
+from hybridprompt.errors import ConfigError, MediaError  # noqa: E402
+from hybridprompt.train.corpus import (  # noqa: E402
+    FRAMES,
+    Piece,
+    make_corpus,
+    make_piece,
+    plan_clips,
+    plan_photos,
+    render_photo,
+)
+
+
+def write_photo(path: Path, width: int = 220, height: int = 150, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (-(-height // 8), -(-width // 8), 3)).astype(np.uint8)
+    Image.fromarray(coarse.repeat(8, 0).repeat(8, 1)[:height, :width]).save(path)
+    return path
+
+
+def write_video(
+    path: Path, frames: int, width: int = 102, height: int = 74, pix_fmt: str = "yuv420p"
+) -> Path:
+    rng = np.random.default_rng(3)
+    texture = (
+        rng.integers(30, 220, (height // 8 + 12, width // 8 + 25)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    )
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("ffv1" if path.suffix == ".mkv" else "libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        for index in range(frames):
+            gray = np.ascontiguousarray(texture[index : index + height, 2 * index : 2 * index + width])
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(gray, "gray").reformat(format=pix_fmt)))
+        output.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("originals")
+    write_photo(folder / "a.png", seed=1)
+    write_photo(folder / "b.JPG", 300, 180, seed=2)
+    write_video(folder / "clip.mp4", 90)
+    return folder
+
+
+def test_corpus_of_photos_and_a_clip(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "in" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"no photo")
+    photos = plan_photos(tmp_path / "in", repeats=1, crf_range=(40, 50), preset=12, seed=1, holdout=3)
+    clips = plan_clips(tmp_path / "in", starts=1, crf_range=(40, 50), preset=12, seed=1)
+    # a.png, b.JPG and broken.jpg: the third is for validation.
+    assert [p.split for p in photos] == ["train", "train", "validation"]
+    assert [(p.split, p.start_frame) for p in clips] == [("train", 0), ("validation", 53)]
+    out = tmp_path / "corpus"
+    errors = make_corpus([*photos, *clips], out, workers=1)
+    assert len(errors) == 1
+    assert "broken.jpg" in errors[0]
+    train, validation = (sorted(out.glob(f"{split}/*.npz")) for split in ("train", "validation"))
+    assert len(train) == 6
+    assert len(validation) == 2
+    assert not list(out.rglob(".*"))
+    for path in train + validation:
+        with np.load(path) as data:
+            assert data["source"].shape == data["coded"].shape
+            assert data["source"].dtype == data["coded"].dtype == np.uint8
+            assert data["source"].shape[1] % 8 == 0
+            difference = np.abs(data["source"].astype(int) - data["coded"])
+            assert 0 < difference.mean() < 15
+            assert 1 <= data["base_q_idx"] <= 255
+            assert bool(data["is_key"]) == path.name.endswith("-0.npz")
+    before = {path: path.stat().st_mtime_ns for path in train + validation}
+    make_corpus([*photos, *clips], out, workers=1)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_piece_is_the_same_every_time(folder: Path) -> None:
+    piece = Piece(path=folder / "a.png", seed=5, crf=45, preset=12, split="train")
+    first, second = list(make_piece(piece)), list(make_piece(piece))
+    assert len(first) == 2
+    for a, b in zip(first, second, strict=True):
+        assert all(np.array_equal(a[key], b[key]) for key in a)
+
+
+def test_keyframe_is_coded_finer_than_the_base_of_the_mini_gop(folder: Path) -> None:
+    piece = Piece(path=folder / "clip.mp4", seed=0, crf=50, preset=12, split="train", start_frame=7)
+    key, base = make_piece(piece)
+    assert key["base_q_idx"] < base["base_q_idx"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pix_fmt", "size"), [(".mkv", "yuv420p", (101, 75)), (".mkv", "yuv422p10le", (102, 74))]
+)
+def test_clips_of_any_kind_are_cut_to_size(
+    tmp_path: Path, suffix: str, pix_fmt: str, size: tuple[int, int]
+) -> None:
+    path = write_video(tmp_path / f"clip{suffix}", FRAMES, *size, pix_fmt)
+    samples = list(make_piece(Piece(path=path, seed=0, crf=40, preset=12, split="train", start_frame=0)))
+    assert [s["source"].shape for s in samples] == [(72 * 3 // 2, 96)] * 2
+    assert np.abs(samples[0]["source"].astype(int) - samples[0]["coded"]).mean() < 10
+    with av.open(str(path)) as container:
+        gray = next(container.decode(video=0)).reformat(format="gray8").to_ndarray()
+    # "gray" is full range; luma here is limited.
+    expected = gray[:72, :96].astype(float) * 219 / 255 + 16
+    assert np.abs(samples[0]["source"][:72] - expected).mean() < 2
+
+
+def test_short_and_small_clips_give_nothing(tmp_path: Path) -> None:
+    short = write_video(tmp_path / "short.mp4", FRAMES - 1)
+    assert list(make_piece(Piece(path=short, seed=0, crf=40, preset=12, split="train", start_frame=0))) == []
+    small = write_video(tmp_path / "small.mp4", FRAMES, 102, 60)
+    with pytest.raises(MediaError, match="too small"):
+        list(make_piece(Piece(path=small, seed=0, crf=40, preset=12, split="train", start_frame=0)))
+
+
+def test_rendered_photos_fit_the_network(folder: Path, tmp_path: Path) -> None:
+    for path in (folder / "b.JPG", write_photo(tmp_path / "tiny.png", 30, 20)):
+        pictures = render_photo(path, np.random.default_rng(0))
+        assert len(pictures) == FRAMES
+        height, width, _ = pictures[0].shape
+        assert height % 8 == width % 8 == 0
+        assert min(height, width) >= 64
+
+
+def test_plans_name_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no photos"):
+        plan_photos(tmp_path, repeats=1, crf_range=(40, 50), preset=12, seed=1, holdout=10)
+    with pytest.raises(ConfigError, match="holdout"):
+        plan_photos(tmp_path, repeats=1, crf_range=(40, 50), preset=12, seed=1, holdout=0)
+    assert plan_clips(tmp_path, starts=2, crf_range=(40, 50), preset=12, seed=1) == []
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(MediaError, match=r"broken\.mp4"):
+        plan_clips(tmp_path, starts=2, crf_range=(40, 50), preset=12, seed=1)
+
+
+def test_plan_spreads_clip_starts_over_the_first_half(folder: Path) -> None:
+    pieces = plan_clips(folder, starts=3, crf_range=(40, 50), preset=12, seed=1)
+    starts = [p.start_frame for p in pieces if p.split == "train"]
+    assert starts == [0, 6, 12]
+    assert all(p.start_frame >= 45 for p in pieces if p.split == "validation")

@@ -1,0 +1,88 @@
+"""Settings of a training run."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from hybridprompt.errors import ConfigError  # noqa: E402
+from hybridprompt.train.config import TrainConfig, load_config  # noqa: E402
+from hybridprompt.train.losses import LossWeights  # noqa: E402
+
+GOOD = """
+corpus = "corpus"
+run_folder = "out/run"
+steps = 12
+learning_rate = 1e-3
+[network]
+stem_channels = 8
+[loss]
+vgg = 0.0
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def test_file_is_read(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD))
+    assert config.corpus == Path("corpus")
+    assert config.run_folder == Path("out/run")
+    assert config.steps == 12
+    assert config.network.stem_channels == 8
+    assert config.network.body_channels == 96
+    assert config.loss.vgg == 0
+    assert config.start_from is None
+
+
+def test_shipped_configuration_is_valid() -> None:
+    path = Path(__file__).parents[2] / "configs" / "generator_v1.toml"
+    assert load_config(path).steps > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stepz = 3", "unknown settings stepz; known: .*steps"),
+        ("crop = 100", "crop = 100"),
+        ("crop = 56", "crop = 56"),
+        ('crop = "192"', "config"),
+        ("batch = 0", "batch = 0"),
+        ("learning_rate = 0.0", "learning_rate"),
+        ("learning_rate = nan", "learning_rate"),
+        ("ema_decay = 1.0", "ema_decay"),
+        ("corpus = 3", "corpus is 3"),
+        ("loss = 3", "expected a table"),
+        ("[loss]\nalexx = 1", "unknown settings alexx"),
+        ("[loss]\nvgg_every = 0", "vgg_every = 0"),
+        ("[network]\nstem = 1", "unknown settings stem"),
+        ("steps = = 1", "config"),
+    ],
+)
+def test_mistakes_are_config_errors(tmp_path: Path, change: str, message: str) -> None:
+    text = 'corpus = "corpus"\nrun_folder = "run"\n'
+    if change.startswith("corpus"):
+        text = 'run_folder = "run"\n'
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text + change + "\n"))
+
+
+def test_missing_settings_and_files_are_config_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="run_folder"):
+        load_config(write(tmp_path, 'corpus = "corpus"'))
+    with pytest.raises(ConfigError, match=r"nothing\.toml"):
+        load_config(tmp_path / "nothing.toml")
+    (tmp_path / "config.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "config.toml")
+
+
+def test_constructors_check_too() -> None:
+    with pytest.raises(ConfigError, match="crop"):
+        TrainConfig(corpus=Path(), run_folder=Path(), crop=65)
+    with pytest.raises(ConfigError, match="vgg_size"):
+        LossWeights(vgg_size=16)

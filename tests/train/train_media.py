@@ -1,0 +1,47 @@
+"""Small training samples and settings."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from hybridprompt.generator.network import NetworkConfig
+from hybridprompt.train.config import TrainConfig
+from hybridprompt.train.losses import LossWeights
+
+TINY = NetworkConfig(stem_channels=8, body_channels=16, body_blocks=1)
+
+
+def write_samples(folder: Path, count: int, *, width: int = 112, height: int = 80, seed: int = 0) -> None:
+    """Textured sources and coarser "coded" versions of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        source = np.kron(
+            rng.integers(30, 220, (height * 3 // 2 // 4, width // 4)), np.ones((4, 4), int)
+        ) + rng.integers(-9, 10, (height * 3 // 2, width))
+        coded = np.clip(source // 16 * 16 + 8, 0, 255)
+        np.savez(
+            folder / f"sample{seed}-{index}.npz",
+            source=source.clip(0, 255).astype(np.uint8),
+            coded=coded.astype(np.uint8),
+            base_q_idx=np.array(100 + 10 * index),
+            is_key=np.array(index % 2 == 0),
+        )
+
+
+def tiny_config(folder: Path, name: str = "run", **changes: object) -> TrainConfig:
+    config = TrainConfig(
+        corpus=folder / "corpus",
+        run_folder=folder / name,
+        steps=6,
+        batch=2,
+        crop=64,
+        warmup_steps=2,
+        log_every=2,
+        validate_every=100,
+        validation_pictures=1,
+        network=TINY,
+        loss=LossWeights(vgg_every=3, vgg_crops=1, vgg_size=48),
+    )
+    return replace(config, **changes)
