@@ -56,7 +56,9 @@ def encoded(clip: Clip, settings: EncodeSettings) -> tuple[Path, dict[str, objec
         OUT.mkdir(parents=True, exist_ok=True)
 
         def tell(progress: Progress) -> None:
-            print(f"\r  {clip.name}: {progress.stage} {progress.done}/{progress.total}   ", end="", flush=True)
+            print(
+                f"\r  {clip.name}: {progress.stage} {progress.done}/{progress.total}   ", end="", flush=True
+            )
 
         summary = encode_file(clip.path, target, settings, progress=tell)
         print()

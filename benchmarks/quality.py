@@ -2,8 +2,8 @@
 
     python benchmarks/quality.py [CLIP ...] [--preset fast] [--heavy 5] [--second-half]
 
-Prints LPIPS-Alex, LPIPS-VGG, DISTS and PSNR-Y per clip and their means.  The base stream is what any AV1 decoder
-shows of the file; ours is the same file with its prompts; both therefore have the same bytes.
+Prints LPIPS-Alex, LPIPS-VGG, DISTS and PSNR-Y per clip and their means.  The base stream is what any AV1
+decoder shows of the file; ours is the same file with its prompts; both therefore have the same bytes.
 """
 
 from __future__ import annotations
@@ -35,8 +35,17 @@ def pictures(path: Path, generators: GeneratorRegistry | None) -> Iterator[Pictu
             yield shown.picture
 
 
+def cell(metric: str, base: dict[str, float], ours: dict[str, float]) -> str:
+    """One cell of the table: base and ours."""
+    if metric == "PSNR-Y":
+        return f"{base[metric]:.2f} -> {ours[metric]:.2f} dB"
+    return f"{base[metric]:.4f} -> {ours[metric]:.4f} ({percent(ours[metric], base[metric])})"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("clips", nargs="*", type=Path)
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--light", type=int, default=24, help="frames with LPIPS-Alex and PSNR")
@@ -60,7 +69,9 @@ def main() -> None:
             anchor_interval=arguments.anchor_interval or None,
         )
         path, summary = encoded(clip, settings)
-        registry = GeneratorRegistry([load_file(arguments.generator, threads=2)] if arguments.generator else [], threads=2)
+        registry = GeneratorRegistry(
+            [load_file(arguments.generator, threads=2)] if arguments.generator else [], threads=2
+        )
         count = int(str(summary["frames"]))
         first = count // 2 if arguments.second_half else 0
         light = [first + f for f in spread(count - first, arguments.light)]
@@ -74,13 +85,7 @@ def main() -> None:
         rows.append(means)
         records.append({"clip": clip.name, "summary": summary, "means": means})
         base, ours = means["base"], means["ours"]
-        cells = [
-            f"{base[m]:.2f} -> {ours[m]:.2f} dB"
-            if m == "PSNR-Y"
-            else f"{base[m]:.4f} -> {ours[m]:.4f} ({percent(ours[m], base[m])})"
-            for m in METRICS
-            if m in base
-        ]
+        cells = [cell(metric, base, ours) for metric in METRICS if metric in base]
         rate = float(str(summary["rate_kbps"]))
         table.add_row(
             clip.name,
@@ -92,19 +97,12 @@ def main() -> None:
         )
         print(clip.name, "; ".join(cells), flush=True)
     mean = {
-        side: {m: sum(r[side][m] for r in rows) / len(rows) for m in rows[0][side]} for side in ("base", "ours")
+        side: {m: sum(r[side][m] for r in rows) / len(rows) for m in rows[0][side]}
+        for side in ("base", "ours")
     }
     table.add_section()
-    table.add_row(
-        "mean", "", "", "", "",
-        *[
-            f"{mean['base'][m]:.2f} -> {mean['ours'][m]:.2f} dB"
-            if m == "PSNR-Y"
-            else f"{mean['base'][m]:.4f} -> {mean['ours'][m]:.4f} ({percent(mean['ours'][m], mean['base'][m])})"
-            for m in METRICS
-            if m in mean["base"]
-        ],
-    )  # fmt: skip
+    means = [cell(metric, mean["base"], mean["ours"]) for metric in METRICS if metric in mean["base"]]
+    table.add_row("mean", "", "", "", "", *means)
     console.print(table)
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / f"quality-{arguments.preset}.json").write_text(json.dumps(records, indent=1))

@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [CLIP] [--repeats 5] [--no-encode]
 
-Decoding delivers every picture as YUV planes.  Every measurement runs in a process of its own, the methods take
-turns, and medians are printed.  Time to the first picture counts from before the imports.
+Decoding delivers every picture as YUV planes.  Every measurement runs in a process of its own, the methods
+take turns, and medians are printed.  Time to the first picture counts from before the imports.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ with hybridprompt.open(sys.argv[1], base=sys.argv[2] == "base") as video:
         anchors += picture.is_anchor
 end = time.perf_counter()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps(dict(fps=count / (end - start), first=first - start, peak=peak, count=count, anchors=anchors)))
+fps = count / (end - start)
+print(json.dumps(dict(fps=fps, first=first - start, peak=peak, count=count, anchors=anchors)))
 """
 
 _PLAIN_ENCODE = """
@@ -61,9 +62,11 @@ from hybridprompt.video.av1_encoder import Av1Settings, encode_stream
 from hybridprompt.video.source import VideoSource
 start = time.perf_counter()
 source = VideoSource(sys.argv[1])
-settings = Av1Settings(width=source.width, height=source.height, frame_rate=source.average_rate,
-    time_base=source.time_base, bitrate_kbps=float(sys.argv[2]), preset=int(sys.argv[3]), threads=2, color=source.color)
-size = sum(len(p.data) for p in encode_stream(source.frames(), settings, round(4 * float(source.average_rate))))
+settings = Av1Settings(
+    width=source.width, height=source.height, frame_rate=source.average_rate, time_base=source.time_base,
+    bitrate_kbps=float(sys.argv[2]), preset=int(sys.argv[3]), threads=2, color=source.color)
+for packet in encode_stream(source.frames(), settings, round(4 * float(source.average_rate))):
+    pass
 print(time.perf_counter() - start)
 """
 
@@ -73,8 +76,10 @@ from pathlib import Path
 from hybridprompt.encode.pipeline import encode_file
 from hybridprompt.encode.settings import EncodeSettings
 start = time.perf_counter()
-encode_file(sys.argv[1], sys.argv[4], EncodeSettings(bitrate_kbps=float(sys.argv[2]), preset=sys.argv[3], overwrite=True,
-    generator=Path(sys.argv[5]) if len(sys.argv) > 5 else None))
+generator = Path(sys.argv[5]) if len(sys.argv) > 5 else None
+rate = float(sys.argv[2])
+encode_file(sys.argv[1], sys.argv[4], EncodeSettings(
+    bitrate_kbps=rate, preset=sys.argv[3], overwrite=True, generator=generator))
 print(time.perf_counter() - start)
 """
 
@@ -90,17 +95,29 @@ def _run(code: str, *arguments: str) -> str:
 
 def decode_table(path: Path, repeats: int) -> Table:
     """Measure decoding of one file."""
-    methods = {"plain dav1d, 2 threads": (_PLAIN, ""), "ours, --base": (_OURS, "base"), "ours": (_OURS, "prompts")}
+    methods = {
+        "plain dav1d, 2 threads": (_PLAIN, ""),
+        "ours, --base": (_OURS, "base"),
+        "ours": (_OURS, "prompts"),
+    }
     results: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     for _ in range(repeats):
         for name, (code, mode) in methods.items():
             results[name].append(json.loads(_run(code, str(path), mode)))
     median = {
-        name: {key: statistics.median(r[key] for r in rows) for key in rows[0]} for name, rows in results.items()
+        name: {key: statistics.median(r[key] for r in rows) for key in rows[0]}
+        for name, rows in results.items()
     }
     plain = median["plain dav1d, 2 threads"]["fps"]
     table = Table(title=f"Decoding {path.name}, medians of {repeats}")
-    for column in ("method", "pictures/s", "ratio to plain", "first picture, s", "peak memory, MB", "generated"):
+    for column in (
+        "method",
+        "pictures/s",
+        "ratio to plain",
+        "first picture, s",
+        "peak memory, MB",
+        "generated",
+    ):
         table.add_column(column, justify="left" if column == "method" else "right")
     for name, row in median.items():
         table.add_row(
@@ -130,7 +147,9 @@ def encode_table(clip: Path, rate_kbps: float, presets: list[str], generator: Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("clip", nargs="?", type=Path, default=data_folder() / "clips" / "bbb_1080p24.mp4")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--preset", default="fast")

@@ -61,6 +61,33 @@ class HeaderTrace:
 
     def feed(self, unit: bytes, *, may_fail: bool = False) -> dict[str, list[int]]:
         """Return the values of every syntax element, by name, in reading order."""
+        values: dict[str, list[int]] = {}
+        for line in self._lines(unit, may_fail=may_fail):
+            if match := re.match(r"\d+\s+(\w+)\S*\s+.*= (-?\d+)$", line):
+                values.setdefault(match[1], []).append(int(match[2]))
+        return values
+
+    def header_bits(self, unit: bytes, *, may_fail: bool = False) -> list[dict[str, int]]:
+        """Return per frame that is coded (not shown again) where its header's elements are.
+
+        First bits by name, relative to the OBU's payload; of an array's elements, the last one's. "end" is
+        the length of the header.
+        """
+        frames = []
+        elements: dict[str, int] = {}
+        payload = end = 0
+        for line in self._lines(unit, may_fail=may_fail):
+            if match := re.match(r"(\d+)\s+(\w+)\S*\s+([01]+) = ", line):
+                first = int(match[1])
+                end = first + len(match[3])
+                if match[2] == "obu_size":
+                    payload, elements = end, {}
+                elements[match[2]] = first - payload
+            elif re.match(r"Frame \d+:  size", line):
+                frames.append(elements | {"end": end - payload})
+        return frames
+
+    def _lines(self, unit: bytes, *, may_fail: bool) -> list[str]:
         level = av.logging.get_level()
         av.logging.set_level(av.logging.TRACE)
         try:
@@ -72,8 +99,4 @@ class HeaderTrace:
                         raise
         finally:
             av.logging.set_level(level)
-        values: dict[str, list[int]] = {}
-        for _, _, line in lines:
-            if match := re.match(r"\d+\s+(\w+)\S*\s+.*= (-?\d+)$", line.strip()):
-                values.setdefault(match[1], []).append(int(match[2]))
-        return values
+        return [line.strip() for _, _, line in lines]

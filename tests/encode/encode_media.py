@@ -8,6 +8,7 @@ import av
 import numpy as np
 
 from hybridprompt.encode.judge import block_means
+from hybridprompt.generator.base import Planes, strength_plane
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.packet_reader import PacketReader
 from hybridprompt.video.picture import Picture
@@ -56,11 +57,12 @@ def write_source(
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
     audio_seconds: float = 0.0,
+    rate: Fraction = Fraction(30),
 ) -> Path:
     """Write a nearly lossless file with PyAV alone; odd sizes want codec="ffv1" and .mkv."""
     options = {"crf": "2", "preset": "ultrafast"} if codec == "libx264" else {}
     with av.open(str(path), "w") as output:
-        stream = output.add_stream(codec, rate=30, options=options)
+        stream = output.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = pictures[0].width, pictures[0].height, pix_fmt
         stream.codec_context.time_base = stream.time_base = pictures[0].time_base
         sound = output.add_stream("aac", rate=48000, layout="mono") if audio_seconds else None
@@ -107,3 +109,22 @@ class LumaJudge:
         assert isinstance(reference, np.ndarray)
         difference = np.abs(picture.y.astype(np.float64) - reference)
         return block_means(difference, picture.height, picture.width, block_size)
+
+
+class Oracle:
+    """Knows the source: generates the picture of it that is nearest to the base."""
+
+    name = "oracle"
+    identity = b"oracle!!"
+
+    def __init__(self, sources: list[Picture]) -> None:
+        self.sources = sources
+        self.calls = 0
+
+    def generate(self, planes: Planes, *, quantiser: int, strengths: np.ndarray, block_size: int) -> Planes:
+        self.calls += 1
+        base = planes[0].astype(int)
+        source = min(self.sources, key=lambda s: np.abs(s.y[::2, ::2] - base[::2, ::2]).sum())
+        share = strength_plane(strengths, block_size, base.shape[1], base.shape[0])
+        y = np.rint(base + share * (source.y.astype(int) - base)).astype(np.uint8)
+        return y, planes[1].copy(), planes[2].copy()

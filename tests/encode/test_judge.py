@@ -1,9 +1,11 @@
 """Judges, and averaging their maps per block."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-
 from encode_media import scene
+
 from hybridprompt.encode import judge as judge_module
 from hybridprompt.encode.judge import Judge, LpipsJudge, StructureJudge, block_means, make_judge
 from hybridprompt.evaluate.weights import have_metric_weights
@@ -81,7 +83,7 @@ def test_more_blur_and_more_noise_are_farther_away(make, size: tuple[int, int]) 
     for harm in (blurred, noisy):
         found = distances(make(), [picture, *(harm(picture, amount) for amount in (1, 3, 9, 27))])
         assert found[0] == pytest.approx(0, abs=1e-6)
-        assert all(a < b for a, b in zip(found, found[1:], strict=False)), harm.__name__
+        assert all(a < b for a, b in pairwise(found)), harm.__name__
 
 
 @pytest.mark.parametrize("make", judges())

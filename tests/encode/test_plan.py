@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from encode_media import TICK, scene, scenes
+
 from hybridprompt.encode.plan import MAX_GOP_FRAMES, max_frames, split_at, split_gops
 from hybridprompt.video.picture import Picture
 

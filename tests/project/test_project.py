@@ -28,7 +28,7 @@ def modules_after(statement: str) -> set[str]:
 def shell_lines(program: str) -> list[str]:
     """Lines of the README's shell blocks that call a program."""
     blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    lines = [line.partition("  #")[0].partition("|")[0].strip() for b in blocks for line in b.splitlines()]
+    lines = [line.partition(" #")[0].partition("|")[0].strip() for b in blocks for line in b.splitlines()]
     return [line for line in lines if line.startswith(program + " ")]
 
 
@@ -64,11 +64,8 @@ def test_readme_commands_are_understood(line: str) -> None:
     _, name, *arguments = line.split()
     command = group.get_command(click.Context(group), name)  # type: ignore[attr-defined]
     assert command is not None, f"there is no command {name}"
-    # Parsing alone; that files exist is checked when the command runs.
-    command.make_context(name, arguments, resilient_parsing=True)
-    known = {option for parameter in command.params for option in parameter.opts}
-    used = {argument for argument in arguments if re.match(r"--?[a-z]", argument)}
-    assert used <= known
+    # Parsing alone: raises for unknown options and missing arguments, and does not run the command.
+    command.make_context(name, arguments)
 
 
 def test_readme_names_the_options_that_encode_has() -> None:

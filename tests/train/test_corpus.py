@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("PIL")
-from PIL import Image  # noqa: E402
+from PIL import Image
 
-from hybridprompt.errors import ConfigError, MediaError  # noqa: E402
-from hybridprompt.train.corpus import (  # noqa: E402
+from hybridprompt.errors import ConfigError, MediaError
+from hybridprompt.train.corpus import (
     FRAMES,
     Piece,
     make_corpus,

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from hybridprompt.evaluate.weights import have_metric_weights  # noqa: E402
 if not have_metric_weights():
     pytest.skip("the weights of LPIPS and DISTS are not installed", allow_module_level=True)
 
+from train_media import TINY, tiny_config, write_samples  # noqa: E402
+
 from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig  # noqa: E402
 from hybridprompt.train.export import load_weights  # noqa: E402
 from hybridprompt.train.loop import Ema, Trainer, learning_rate  # noqa: E402
 from hybridprompt.train.losses import band_loss  # noqa: E402
-from train_media import TINY, tiny_config, write_samples  # noqa: E402
 
 
 @pytest.fixture
@@ -136,7 +138,7 @@ def test_learning_rate_schedule(tmp_path: Path) -> None:
     assert rates[60] == pytest.approx(0.01 + 0.99 / 2)
     assert rates[35] == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2)
     assert learning_rate(config, 110) == learning_rate(config, 500) == pytest.approx(0.01)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
     assert learning_rate(replace(config, warmup_steps=0), 0) == pytest.approx(1.0)
     assert learning_rate(replace(config, warmup_steps=200), 150) <= 1.0
 

@@ -7,9 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from train_media import write_samples  # noqa: E402
+
 from hybridprompt.errors import ConfigError  # noqa: E402
 from hybridprompt.train.samples import SampleStore, whole_picture  # noqa: E402
-from train_media import write_samples  # noqa: E402
 
 
 def write_ramp(folder: Path, width: int = 128, height: int = 96) -> None:
@@ -38,7 +39,7 @@ def test_batch_shapes_and_ranges(tmp_path: Path) -> None:
     for planes in (batch.coded, batch.source):
         assert planes[0].shape == (5, 1, 64, 64)
         assert planes[1].shape == (5, 2, 32, 32)
-        assert all(p.dtype == torch.float32 and 0 <= float(p.min()) and float(p.max()) <= 1 for p in planes)
+        assert all(p.dtype == torch.float32 and float(p.min()) >= 0 and float(p.max()) <= 1 for p in planes)
     assert batch.quantiser.shape == (5, 1, 1, 1)
     assert set((batch.quantiser.flatten() * 255).round().int().tolist()) <= {100, 110, 120}
 

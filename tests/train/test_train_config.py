@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from hybridprompt.errors import ConfigError  # noqa: E402
-from hybridprompt.train.config import TrainConfig, load_config  # noqa: E402
-from hybridprompt.train.losses import LossWeights  # noqa: E402
+from hybridprompt.errors import ConfigError
+from hybridprompt.train.config import TrainConfig, load_config
+from hybridprompt.train.losses import LossWeights
 
 GOOD = """
 corpus = "corpus"

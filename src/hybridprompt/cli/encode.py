@@ -89,7 +89,9 @@ def _show_summary(summary: "EncodeSummary", output: Path, as_json: bool) -> None
     )
     rate = f"{summary.rate_kbps:.1f} kbit/s"
     if summary.target_kbps is not None:
-        rate += f" (target {summary.target_kbps:g}, {100 * (summary.rate_kbps / summary.target_kbps - 1):+.1f} %)"
+        rate += (
+            f" (target {summary.target_kbps:g}, {100 * (summary.rate_kbps / summary.target_kbps - 1):+.1f} %)"
+        )
     table.add_row("rate", rate)
     share = 100 * summary.prompt_bytes / max(summary.base_bytes + summary.prompt_bytes, 1)
     table.add_row("bytes", f"{summary.base_bytes} base + {summary.prompt_bytes} prompts ({share:.2f} %)")
@@ -110,7 +112,8 @@ def encode(
         str | None, typer.Option(help="Rate of the whole video track, e.g. 200k.", show_default=False)
     ] = None,
     crf: Annotated[
-        float | None, typer.Option(help="Constant quality instead: 1 to 70, lower is finer.", show_default=False)
+        float | None,
+        typer.Option(help="Constant quality instead: 1 to 70, lower is finer.", show_default=False),
     ] = None,
     gop_seconds: Annotated[float, typer.Option(help="Longest GOP.")] = 4.0,
     preset: Annotated[str, typer.Option(help="fast, medium or slow.")] = "medium",
@@ -169,7 +172,7 @@ def enhance(
             input_path,
             output,
             reference=reference,
-            preset=preset,  # type: ignore[arg-type]  # checked above
+            preset=preset,
             anchor_interval=parse_interval(anchor_interval),
             generator_path=generator,
             overwrite=overwrite,

@@ -98,7 +98,8 @@ def decode_gop(
     )
     for index, packet in enumerate(packets):
         if injector is None:
-            frames, is_anchor = decoder.decode(packet.data, packet.pts), False
+            frames: Sequence[DecodedFrame] = decoder.decode(packet.data, packet.pts)
+            is_anchor = False
         else:
             frames, is_anchor = injector.decode(decoder, index, packet)
         for frame in frames:
@@ -130,7 +131,7 @@ class _Injector:
     ) -> tuple[Sequence[DecodedFrame], bool]:
         """Decode a packet, generating what its prompt is for; say also whether a generated picture is shown.
 
-        A prompt is for the first frame after it. Where that is hidden, as the base pictures of mini-GOPs are, it
+        A prompt is for the first frame after it. Where that is hidden, as base pictures of mini-GOPs are, it
         is generated before the rest of the packet is decoded: Note [Showing a hidden frame] in
         `bitstream.show_hidden`.
         """

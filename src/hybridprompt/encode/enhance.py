@@ -19,8 +19,8 @@ from hybridprompt.encode.gate import (
     Gop,
     GopDecision,
     GopGate,
-    actual_quantisers,
     can_carry,
+    find_candidates,
 )
 from hybridprompt.encode.judge import Judge, make_judge
 from hybridprompt.encode.pipeline import load_generator
@@ -172,12 +172,13 @@ class _Enhancer:
 
     def _blind(self, gop: Gop, width: int, height: int) -> tuple[AnchorDecision, ...]:
         keyframe = replace(gop, packets=gop.packets[:1])
-        quantiser = actual_quantisers(keyframe).get(0)
-        if quantiser is None or quantiser not in BLIND_QUANTISERS:
+        found = find_candidates(keyframe, None)
+        if not found or found[0].base_q_idx not in BLIND_QUANTISERS:
             return ()
+        quantiser = found[0].base_q_idx
         gate = GateMap.uniform(width, height, block_log2=BLOCK_LOG2)
         prompt = build_prompt(self.generator.identity, width, height, quantiser, gate)
-        return (AnchorDecision(0, encode_prompt(prompt), 1.0, quantiser),)
+        return (AnchorDecision(0, 0, encode_prompt(prompt), 1.0, quantiser),)
 
     def distances(self) -> Distances | None:
         if not self.decisions or self.judge is None:
@@ -227,8 +228,8 @@ def enhance_file(
     frames = base_bytes = prompt_bytes = gops = end = 0
     for gop in _gops(reader):
         for anchor in enhancer.anchors(gop):
-            data = gop.packets[anchor.frame].data
-            prompts[gop.first + anchor.frame] = anchor.prompt_bytes
+            data = gop.packets[anchor.packet].data
+            prompts[gop.first + anchor.packet] = anchor.prompt_bytes
             prompt_bytes += len(attach(data, anchor.prompt_bytes)) - len(data)
         frames, gops = frames + gop.frames, gops + 1
         base_bytes, end = base_bytes + gop.size_bytes, max(end, gop.end)

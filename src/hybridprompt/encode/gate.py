@@ -1,15 +1,17 @@
 """Decides, from real decodes, which pictures of a GOP become anchors, and where generation applies.
 
-For an anchor the generator runs once per quantiser it may be told and per strength; the GOP is decoded with
-the generated picture injected; a judge compares sampled frames, block by block, with the source.  Blocks that
-got better make the gate.  The gated picture is decoded again, and the anchor is kept only if the frames that
-follow really are closer to the source, by a margin.  Later anchors are decided on top of the earlier ones, so
-that detail that the keyframe already brought is not piled up.
+Candidates are the keyframe and the base pictures of later mini-GOPs.  A trial is a set of prompts: the GOP is
+decoded with them by the decoder's own code, and a judge compares sampled frames, block by block, with the
+source.  Blocks that got better make an anchor's gate.  What is kept is always the set of prompts whose real
+decode was closest to the source; an empty set is one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -17,22 +19,33 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridprompt.bitstream.obu import HeaderTracker
-from hybridprompt.decode.headers import HeaderHistory, sequence_header
+from hybridprompt.bitstream.obu import FrameHeader, HeaderTracker
+from hybridprompt.decode.headers import sequence_header
+from hybridprompt.decode.injection import GopDecoding, decode_gop
+from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.encode.judge import Judge, MapArray
 from hybridprompt.encode.settings import Preset
-from hybridprompt.errors import CodecError
+from hybridprompt.errors import CodecError, GeneratorError
 from hybridprompt.generator.base import Generator, Planes
+from hybridprompt.generator.registry import GeneratorRegistry
 from hybridprompt.prompt.sections import GateMap, build_prompt, grid_shape
-from hybridprompt.prompt.syntax import MAX_SIZE, MIN_SIZE, encode_prompt
-from hybridprompt.video.av1_decoder import Av1Decoder, DecodedFrame
+from hybridprompt.prompt.syntax import MAX_SIZE, MIN_SIZE, Prompt, encode_prompt
+from hybridprompt.video.av1_decoder import DecodedFrame
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
 
+logger = logging.getLogger(__name__)
+
 BLOCK_LOG2 = 6
-_BLOCK = 1 << BLOCK_LOG2
 _MARGIN = 0.003
 """An anchor must lower the distance of the frames it serves by this share to be worth its bytes and time."""
+
+_PRICE = 0.04
+"""Note [Price of strength]: the judge is one network, and part of what it calls a gain at full strength is
+not one to others: measured through whole GOPs, LPIPS-VGG moves some four points less than LPIPS-Alex.  So a
+block must gain this share of its distance, times its strength, before it counts as better."""
+
+_CACHED_PICTURES = 12
 
 
 @dataclass(frozen=True)
@@ -49,9 +62,19 @@ class Gop:
 
 
 @dataclass(frozen=True)
-class AnchorDecision:
-    """One anchor of a GOP."""
+class Candidate:
+    """A picture that can be an anchor: the packet that codes it, the frame that shows it, its base_q_idx."""
 
+    packet: int
+    frame: int
+    base_q_idx: int
+
+
+@dataclass(frozen=True)
+class AnchorDecision:
+    """One anchor of a GOP; ``coverage`` is the gate's mean strength."""
+
+    packet: int
     frame: int
     prompt_bytes: bytes
     coverage: float
@@ -67,42 +90,71 @@ class GopDecision:
     distance: float
 
 
-@dataclass
-class _Trial:
-    """One decode: the sampled pictures' distance maps."""
+class CachedGenerator:
+    """Remembers the last pictures of another generator: trials differ in one anchor, the others repeat."""
 
-    maps: dict[int, MapArray]
+    def __init__(self, inner: Generator, capacity: int = _CACHED_PICTURES) -> None:
+        self._inner = inner
+        self._capacity = capacity
+        self._pictures: OrderedDict[bytes, Planes] = OrderedDict()
 
-    def mean(self, frames: Sequence[int], area: NDArray[np.float64]) -> float:
-        return float(np.mean([(self.maps[f] * area).sum() for f in frames]))
+    @property
+    def identity(self) -> bytes:
+        return self._inner.identity
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    def generate(
+        self, planes: Planes, *, quantiser: int, strengths: NDArray[np.float32], block_size: int
+    ) -> Planes:
+        """Generate, or return what the same input gave before.  See Generator.generate."""
+        digest = hashlib.blake2b(f"{quantiser}:{block_size}:{strengths.shape}".encode(), digest_size=16)
+        for array in (strengths, *planes):
+            digest.update(np.ascontiguousarray(array).data)
+        key = digest.digest()
+        if key in self._pictures:
+            self._pictures.move_to_end(key)
+            return self._pictures[key]
+        made = self._inner.generate(planes, quantiser=quantiser, strengths=strengths, block_size=block_size)
+        self._pictures[key] = made
+        if len(self._pictures) > self._capacity:
+            self._pictures.popitem(last=False)
+        return made
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """The whole picture generated at one strength, and what the frames it serves gained by it."""
-
-    told: int
-    level: int
-    gain: MapArray
-    planes: Planes
-    trial: _Trial
+def sample_frames(count: int, frames: int, start: int = 0) -> list[int]:
+    """``frames`` indices from ``start`` to ``count``: the middles of equal parts, so that none stands out."""
+    length = count - start
+    if length <= frames:
+        return list(range(start, count))
+    return sorted({start + int((i + 0.5) * length / frames) for i in range(frames)})
 
 
-def decode_samples(gop: Gop, injections: Mapping[int, Planes], wanted: Sequence[int]) -> dict[int, Picture]:
-    """Decode the GOP with pictures injected; return copies of the ``wanted`` frames, after injection.
+def find_candidates(gop: Gop, anchor_interval: int | None) -> list[Candidate]:
+    """The keyframe, and every ``anchor_interval`` frames the base picture of a mini-GOP.
 
-    Raises CodecError when the packets cannot be decoded or do not show a picture each.
+    A base picture is coded, hidden, in the packet that shows the first picture of its mini-GOP, and is shown
+    later.
     """
-    out: dict[int, Picture] = {}
-    with Av1Decoder(gop.extradata, time_base=gop.time_base, threads=2) as decoder:
-        for index, packet in enumerate(gop.packets[: max(wanted) + 1]):
-            frames = decoder.decode(packet.data, packet.pts)
-            if len(frames) != 1:
-                raise CodecError(f"packet {index} of a GOP shows {len(frames)} pictures, expected 1")
-            if index in injections:
-                frames[0].overwrite(*injections[index])
-            if index in wanted:
-                out[index] = frames[0].picture.copied()
+    tracker = HeaderTracker(sequence_header(gop.extradata))
+    out: list[Candidate] = []
+    for index, packet in enumerate(gop.packets):
+        headers = tracker.parse(packet.data)
+        if not headers:
+            continue
+        if index == 0:
+            out.append(Candidate(0, 0, headers[0].base_q_idx))
+        elif anchor_interval is not None and _is_hidden_base(headers):
+            bits = tracker.sequence_header.order_hint_bits if tracker.sequence_header is not None else 0
+            shown = next((h for h in headers if h.shown), headers[-1])
+            ahead = (headers[0].order_hint - shown.order_hint) % (1 << bits) if bits else 0
+            frame = index + ahead
+            # A base picture that is shown soon serves too few frames to be worth a generator run.
+            far = frame - out[-1].frame >= anchor_interval - anchor_interval // 4
+            if ahead >= 4 and far and frame < len(gop.packets):
+                out.append(Candidate(index, frame, headers[0].base_q_idx))
     return out
 
 
@@ -114,19 +166,21 @@ def can_carry(frames: Sequence[DecodedFrame]) -> bool:
     return all(MIN_SIZE <= size <= MAX_SIZE for size in (picture.width, picture.height))
 
 
-def sample_frames(count: int, frames: int, start: int = 0) -> list[int]:
-    """``frames`` indices from ``start`` to ``count``: the anchor itself, then the middles of equal parts."""
-    length = count - start
-    if length <= frames:
-        return list(range(start, count))
-    parts = frames - 1
-    return sorted({start, *(start + int((i + 0.5) * length / parts) for i in range(parts))})
+def _is_hidden_base(headers: Sequence[FrameHeader]) -> bool:
+    return not headers[0].shown and headers[0].refresh_frame_flags != 0 and not headers[0].is_intra
+
+
+def _raise_if_generation_failed(warning: DecodeWarning) -> None:
+    if warning.kind is WarningKind.GENERATION_FAILED:
+        raise GeneratorError(warning.message)
+    logger.debug("%s", warning)
 
 
 def _area(width: int, height: int) -> NDArray[np.float64]:
+    block = 1 << BLOCK_LOG2
     rows, columns = grid_shape(width, height, BLOCK_LOG2)
-    heights = np.minimum(_BLOCK, height - np.arange(rows) * _BLOCK)
-    widths = np.minimum(_BLOCK, width - np.arange(columns) * _BLOCK)
+    heights = np.minimum(block, height - np.arange(rows) * block)
+    widths = np.minimum(block, width - np.arange(columns) * block)
     area = heights[:, None] * widths[None].astype(np.float64)
     share: NDArray[np.float64] = area / area.sum()
     return share
@@ -135,9 +189,23 @@ def _area(width: int, height: int) -> NDArray[np.float64]:
 def _smooth(values: MapArray) -> MapArray:
     """3x3 weighted mean with replicated edges: a decision per block is noisy, its neighbours know more."""
     padded = np.pad(values, 1, "edge")
-    rows = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
-    out: MapArray = 0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
+    height, width = values.shape
+    weights = (0.25, 0.5, 0.25)
+    rows = np.stack([w * padded[i : i + height] for i, w in enumerate(weights)]).sum(0)
+    out: MapArray = np.stack([w * rows[:, i : i + width] for i, w in enumerate(weights)]).sum(0)
     return out
+
+
+Maps = dict[int, MapArray]
+"""Distance per block of sampled frames."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What an anchor's prompt says."""
+
+    quantiser: int
+    gate: GateMap
 
 
 @dataclass
@@ -152,144 +220,164 @@ class GopGate:
     _references: dict[int, object] = field(default_factory=dict)
 
     def decide(self) -> GopDecision:
-        """Try anchors from the keyframe on; returns those that really help.
+        """Return the anchors that really help, possibly none.
 
-        Raises CodecError and BitstreamError when the packets cannot be decoded.
+        Raises CodecError and BitstreamError when the packets cannot be decoded, GeneratorError when the
+        generator fails.
         """
-        anchors: list[AnchorDecision] = []
-        injections: dict[int, Planes] = {}
-        samples = self._served(0)
-        base = final = self._trial(injections, samples)
-        area = self._frame_area
-        for frame in self._candidates:
-            served = self._served(frame)
-            before = base if frame == 0 else self._trial(injections, served)
-            found = self._best_anchor(frame, injections, served, before)
-            if found is None:
-                continue
-            anchor, injections[frame], final = found
-            anchors.append(anchor)
-        if any(anchor.frame for anchor in anchors):
-            final = self._trial(injections, samples)
-        decision = GopDecision(tuple(anchors), base.mean(samples, area), final.mean(samples, area))
-        if decision.distance > decision.base_distance:
-            return GopDecision((), decision.base_distance, decision.base_distance)
-        return decision
+        samples = self._samples(0)
+        first = self.gop.source(0)
+        self._size = (first.width, first.height)
+        # Prompts cannot name other sizes.
+        fits = all(MIN_SIZE <= size <= MAX_SIZE for size in self._size)
+        candidates = self._candidates if fits else []
+        self._area = _area(*self._size)
+        self._shape = grid_shape(*self._size, BLOCK_LOG2)
+        registry = GeneratorRegistry([CachedGenerator(self.generator)], shipped=False)
+        self._decoding = GopDecoding(
+            self.gop.time_base,
+            self.gop.extradata,
+            registry,
+            threads=2,
+            on_warning=_raise_if_generation_failed,
+        )
+        base = self._trial({}, samples)
+        search = self._jointly if self.preset.joint_anchors else self._one_by_one
+        prompts = search(candidates, samples, base)
+        final = self._trial(prompts, samples) if prompts else base
+        distance, base_distance = self._mean(final, samples), self._mean(base, samples)
+        if distance >= base_distance * (1 - _MARGIN):
+            return GopDecision((), base_distance, base_distance)
+        anchors = tuple(self._decision(c, prompts[c.packet]) for c in candidates if c.packet in prompts)
+        return GopDecision(anchors, base_distance, distance)
 
     def wanted_frames(self) -> list[int]:
         """Indices of all frames whose source `decide` may ask for.  Raises BitstreamError."""
-        return sorted({f for anchor in (0, *self._candidates) for f in self._served(anchor)})
+        starts = {0, *(candidate.packet for candidate in self._candidates)}
+        return sorted({0, *(frame for start in starts for frame in self._samples(start))})
 
     @cached_property
-    def _quantisers(self) -> dict[int, int]:
-        return actual_quantisers(self.gop)
+    def _candidates(self) -> list[Candidate]:
+        return find_candidates(self.gop, self.anchor_interval)
 
-    @property
-    def _candidates(self) -> list[int]:
-        """The keyframe, and every ``anchor_interval``-th frame that is still a reference when it is shown."""
-        count = len(self.gop.packets)
-        frames = [0]
-        if self.anchor_interval is not None:
-            frames += range(self.anchor_interval, count - self.anchor_interval // 4, self.anchor_interval)
-        return [frame for frame in frames if frame in self._quantisers]
+    def _samples(self, start: int) -> list[int]:
+        return sample_frames(len(self.gop.packets), self.preset.sample_frames, start)
 
-    def _served(self, anchor: int) -> list[int]:
-        return sample_frames(len(self.gop.packets), self.preset.sample_frames, anchor)
+    def _decision(self, candidate: Candidate, prompt: _Choice) -> AnchorDecision:
+        coverage = float((prompt.gate.strengths() * self._area).sum())
+        data = encode_prompt(self._prompt(prompt))
+        return AnchorDecision(candidate.packet, candidate.frame, data, coverage, prompt.quantiser)
 
-    @property
-    def _frame_area(self) -> NDArray[np.float64]:
-        picture = self.gop.source(0)
-        return _area(picture.width, picture.height)
+    def _prompt(self, choice: _Choice) -> Prompt:
+        return build_prompt(self.generator.identity, *self._size, choice.quantiser, choice.gate)
 
-    def _trial(self, injections: Mapping[int, Planes], samples: Sequence[int]) -> _Trial:
-        pictures = decode_samples(self.gop, injections, samples)
+    def _trial(self, choices: Mapping[int, _Choice], samples: Sequence[int]) -> Maps:
+        """Decode with the chosen prompts and measure the sampled frames."""
+        # None takes away what a packet may carry already.
+        prompts: dict[int, Prompt | None] = dict.fromkeys(range(len(self.gop.packets)))
+        prompts |= {packet: self._prompt(choice) for packet, choice in choices.items()}
+        last = max(samples)
+        maps: Maps = {}
+        for shown in decode_gop(self.gop.packets[: last + 1], self._decoding, prompts=prompts):
+            if shown.index in samples:
+                maps[shown.index] = self._map(shown.index, shown.picture)
+        if missing := set(samples) - set(maps):
+            raise CodecError(f"packets {sorted(missing)} of a GOP show no picture")
         # A prepared reference may be many times as large as its picture, so only the present ones are kept.
-        self._references = {f: kept for f, kept in self._references.items() if f in pictures}
-        return _Trial({f: self._map(f, p) for f, p in pictures.items()})
+        self._references = {frame: kept for frame, kept in self._references.items() if frame in maps}
+        return maps
 
     def _map(self, frame: int, picture: Picture) -> MapArray:
         if frame not in self._references:
             self._references[frame] = self.judge.prepare(self.gop.source(frame))
-        return self.judge.distance_map(picture, self._references[frame], _BLOCK)
+        return self.judge.distance_map(picture, self._references[frame], 1 << BLOCK_LOG2)
 
-    def _best_anchor(
-        self, frame: int, injections: Mapping[int, Planes], served: Sequence[int], before: _Trial
-    ) -> tuple[AnchorDecision, Planes, _Trial] | None:
-        base = self._base_of(frame, injections)
-        if base is None:
-            return None
-        width, height = base.width, base.height
-        area = _area(width, height)
-        levels = self.preset.gate_levels
-        attempts = self._attempts(frame, base, injections, served, before)
-        told = max(attempts, key=lambda attempt: float((attempt.gain * area).sum())).told
-        chosen = [attempt for attempt in attempts if attempt.told == told]
+    def _mean(self, maps: Maps, samples: Sequence[int]) -> float:
+        return float(np.mean([(maps[f] * self._area).sum() for f in samples]))
 
-        shape = grid_shape(width, height, BLOCK_LOG2)
-        indices = np.stack([np.zeros(shape), *(_smooth(attempt.gain) for attempt in chosen)]).argmax(0)
-        candidates: list[tuple[GateMap, Planes, _Trial]] = []
-        for attempt in chosen:
-            uniform = GateMap(BLOCK_LOG2, levels, np.full(shape, attempt.level, np.uint8))
-            candidates.append((uniform, attempt.planes, attempt.trial))
-        if len(np.unique(indices)) > 1:
-            gate = GateMap(BLOCK_LOG2, levels, indices.astype(np.uint8))
-            planes = self._generate(base, told, gate.strengths())
-            candidates.append((gate, planes, self._trial({**injections, frame: planes}, served)))
-        gate, planes, trial = min(candidates, key=lambda candidate: candidate[2].mean(served, area))
-        if trial.mean(served, area) >= before.mean(served, area) * (1 - _MARGIN):
-            return None
-        prompt = build_prompt(self.generator.identity, width, height, told, gate)
-        coverage = float((gate.strengths() * area).sum())
-        return AnchorDecision(frame, encode_prompt(prompt), coverage, told), planes, trial
+    def _uniform(self, level: int) -> GateMap:
+        return GateMap(BLOCK_LOG2, self.preset.gate_levels, np.full(self._shape, level, np.uint8))
 
-    def _attempts(
-        self,
-        frame: int,
-        base: Picture,
-        injections: Mapping[int, Planes],
-        served: Sequence[int],
-        before: _Trial,
-    ) -> list[_Attempt]:
-        """Generate the whole picture per told quantiser and strength, and see how much closer blocks get."""
-        shape = grid_shape(base.width, base.height, BLOCK_LOG2)
-        attempts = []
+    def _gate(self, gains: Sequence[MapArray], before: MapArray) -> GateMap:
+        """The level of largest gain per block; gains[i] belongs to level i + 1, level 0 gains nothing.
+
+        before: the distance per block that the gains are from; it scales the price of strength.
+        """
+        priced = [_smooth(g) - self._price(level, before) for level, g in enumerate(gains, 1)]
+        stack = np.stack([np.zeros(self._shape), *priced])
+        return GateMap(BLOCK_LOG2, self.preset.gate_levels, stack.argmax(0).astype(np.uint8))
+
+    def _price(self, level: int, before: MapArray) -> MapArray:
+        """What a block must gain at least for a level: Note [Price of strength]."""
+        strength = level / (self.preset.gate_levels - 1)
+        price: MapArray = _PRICE * strength * _smooth(before)
+        return price
+
+    def _cost(self, maps: Maps, samples: Sequence[int], gates: Iterable[GateMap], reference: float) -> float:
+        """Mean distance plus the price of the gates' strength."""
+        coverage = [float((gate.strengths() * self._area).sum()) for gate in gates]
+        return self._mean(maps, samples) + _PRICE * reference * (
+            float(np.mean(coverage)) if coverage else 0.0
+        )
+
+    def _jointly(
+        self, candidates: Sequence[Candidate], samples: Sequence[int], base: Maps
+    ) -> dict[int, _Choice]:
+        """All anchors at once: one decode per level and one with the gates, however many anchors."""
+        trials: list[tuple[dict[int, _Choice], Maps]] = []
+        for level in range(1, self.preset.gate_levels):
+            choices = {c.packet: _Choice(c.base_q_idx, self._uniform(level)) for c in candidates}
+            trials.append((choices, self._trial(choices, samples)))
+        gated: dict[int, _Choice] = {}
+        for index, candidate in enumerate(candidates):
+            after = candidates[index + 1].frame if index + 1 < len(candidates) else len(self.gop.packets)
+            served = [f for f in samples if candidate.packet <= f <= after] or list(samples)
+            before: MapArray = np.mean([base[f] for f in served], 0)
+            gate = self._gate([before - np.mean([maps[f] for f in served], 0) for _, maps in trials], before)
+            if gate.indices.any():
+                gated[candidate.packet] = _Choice(candidate.base_q_idx, gate)
+        options: list[tuple[dict[int, _Choice], Maps]] = [({}, base), *trials]
+        if gated:
+            options.append((gated, self._trial(gated, samples)))
+        reference = self._mean(base, samples)
+
+        def cost(option: tuple[dict[int, _Choice], Maps]) -> float:
+            choices, maps = option
+            return self._cost(maps, samples, (c.gate for c in choices.values()), reference)
+
+        return min(options, key=cost)[0]
+
+    def _one_by_one(
+        self, candidates: Sequence[Candidate], samples: Sequence[int], base: Maps
+    ) -> dict[int, _Choice]:
+        """Anchor after anchor, on top of the earlier ones, so that detail is not piled up."""
+        chosen: dict[int, _Choice] = {}
+        for candidate in candidates:
+            served = self._samples(candidate.packet)
+            before = base if candidate.packet == 0 else self._trial(chosen, served)
+            choice = self._best_choice(candidate, chosen, served, before)
+            if choice is not None:
+                chosen[candidate.packet] = choice
+        return chosen
+
+    def _best_choice(
+        self, candidate: Candidate, chosen: Mapping[int, _Choice], served: Sequence[int], before: Maps
+    ) -> _Choice | None:
+        trials: dict[int, list[tuple[_Choice, Maps]]] = {}
         for offset in self.preset.quantiser_offsets:
-            told = int(np.clip(self._quantisers[frame] + offset, 0, 255))
+            told = int(np.clip(candidate.base_q_idx + offset, 0, 255))
+            trials[told] = []
             for level in range(1, self.preset.gate_levels):
-                gate = GateMap(BLOCK_LOG2, self.preset.gate_levels, np.full(shape, level, np.uint8))
-                planes = self._generate(base, told, gate.strengths())
-                trial = self._trial({**injections, frame: planes}, served)
-                gain: MapArray = np.mean([before.maps[f] - trial.maps[f] for f in served], 0)
-                attempts.append(_Attempt(told, level, gain, planes, trial))
-        return attempts
-
-    def _generate(self, base: Picture, told: int, strengths: NDArray[np.float32]) -> Planes:
-        return self.generator.generate(base.planes, quantiser=told, strengths=strengths, block_size=_BLOCK)
-
-    def _base_of(self, frame: int, injections: Mapping[int, Planes]) -> Picture | None:
-        """The picture that the generator meets there, or None where a player could not replace it."""
-        with Av1Decoder(self.gop.extradata, time_base=self.gop.time_base, threads=2) as decoder:
-            for index, packet in enumerate(self.gop.packets[: frame + 1]):
-                frames = decoder.decode(packet.data, packet.pts)
-                if index in injections:
-                    frames[0].overwrite(*injections[index])
-            return frames[0].picture.copied() if can_carry(frames) else None
-
-
-def actual_quantisers(gop: Gop) -> dict[int, int]:
-    """base_q_idx of every frame that can be an anchor: the keyframe, and what is a reference when shown.
-
-    A frame that SVT-AV1 codes ahead is shown by ``show_existing_frame`` while its slot still holds it; what
-    is decoded next predicts from it.  A picture that was shown before cannot be an anchor: a player has given
-    it away.  Raises BitstreamError.
-    """
-    tracker = HeaderTracker(sequence_header(gop.extradata))
-    history = HeaderHistory(gop.extradata)
-    out: dict[int, int] = {}
-    for index, packet in enumerate(gop.packets):
-        history.append(packet.data)
-        for header in tracker.parse(packet.data):
-            is_reference = index == 0 or header.show_existing_frame or header.refresh_frame_flags
-            if header.shown and is_reference and not history.last_shown().is_repeat:
-                out[index] = header.base_q_idx
-    return out
+                choice = _Choice(told, self._uniform(level))
+                trials[told].append((choice, self._trial({**chosen, candidate.packet: choice}, served)))
+        told = min(trials, key=lambda q: min(self._mean(maps, served) for _, maps in trials[q]))
+        options = list(trials[told])
+        gains = [np.mean([before[f] - maps[f] for f in served], 0) for _, maps in options]
+        gate = self._gate(gains, np.mean([before[f] for f in served], 0))
+        if len(np.unique(gate.indices)) > 1:
+            choice = _Choice(told, gate)
+            options.append((choice, self._trial({**chosen, candidate.packet: choice}, served)))
+        best, maps = min(options, key=lambda option: self._mean(option[1], served))
+        if self._mean(maps, served) >= self._mean(before, served) * (1 - _MARGIN):
+            return None
+        return best

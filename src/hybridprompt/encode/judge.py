@@ -67,11 +67,13 @@ class LpipsJudge:
 
         self._scale = scale
         self._torch = torch
-        self._lpips = Lpips("alex")
+        # Where the CPU has it, bfloat16 halves the time and changes the distance by some 0.2 %.
+        has_bfloat16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        self._lpips = Lpips("alex", dtype=torch.bfloat16 if has_bfloat16 else torch.float32)
 
     @property
     def name(self) -> str:
-        return "LPIPS-Alex"
+        return "LPIPS-Alex" if self._scale == 1 else f"LPIPS-Alex at 1/{self._scale} size"
 
     def _features(self, picture: Picture) -> list[torch.Tensor]:
         import torch.nn.functional as F

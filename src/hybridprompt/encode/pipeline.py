@@ -12,6 +12,7 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
+from hybridprompt.bitstream.obu import ObuType
 from hybridprompt.encode.gate import AnchorDecision, Gop, GopDecision, GopGate
 from hybridprompt.encode.judge import Judge, make_judge
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
@@ -31,6 +32,7 @@ from hybridprompt.video.source import VideoSource
 logger = logging.getLogger(__name__)
 
 _ANALYSIS_PRESET = 12
+_TEMPORAL_DELIMITER = bytes([ObuType.TEMPORAL_DELIMITER << 3 | 0b010, 0])
 _RATE_GOAL = 0.02
 """Rate control aims closer than the promised 3 %."""
 
@@ -46,7 +48,7 @@ class _GopResult:
 
 def attach_prompts(packets: Sequence[CodedPacket], anchors: Sequence[AnchorDecision]) -> list[CodedPacket]:
     """Put every anchor's prompt into its packet."""
-    prompts = {anchor.frame: anchor.prompt_bytes for anchor in anchors}
+    prompts = {anchor.packet: anchor.prompt_bytes for anchor in anchors}
     return [
         replace(packet, data=attach(packet.data, prompts[index])) if index in prompts else packet
         for index, packet in enumerate(packets)
@@ -122,7 +124,11 @@ class _Encoder:
     def encode_gop(self, pictures: list[Picture], crf: float) -> _GopResult:
         """Encode one GOP and decide its prompts."""
         settings = self.av1_settings(crf, preset=self.settings.effort.svt_preset, threads=2)
-        packets = encode_gop(pictures, settings)
+        # MP4 holds no temporal delimiters, and every byte counts.
+        packets = [
+            replace(packet, data=packet.data.removeprefix(_TEMPORAL_DELIMITER))
+            for packet in encode_gop(pictures, settings)
+        ]
         gate = GopGate(
             Gop(packets, None, self.source.time_base, pictures.__getitem__),
             self.generator,

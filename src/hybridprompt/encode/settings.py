@@ -17,8 +17,9 @@ class Preset:
 
     svt_preset: SVT-AV1's own preset.  sample_frames: frames of a GOP on which prompts are judged.
     judge_scale: the judge sees pictures scaled by 1/judge_scale.  quantiser_offsets: what the generator may
-    be told, relative to the actual base_q_idx.  gate_levels: strengths a block may take.  passes: encodes of
-    the whole video that rate control may spend (the last pass re-encodes only what is needed).
+    be told, relative to the actual base_q_idx.  gate_levels: strengths a block may take. joint_anchors:
+    decide all anchors of a GOP at once, in a fixed number of decodes, instead of one by one. passes: encodes
+    of the whole video that rate control may spend (the last one re-encodes only what is needed).
     """
 
     svt_preset: int
@@ -26,18 +27,37 @@ class Preset:
     judge_scale: int
     quantiser_offsets: tuple[int, ...]
     gate_levels: int
+    joint_anchors: bool
     passes: int
 
 
 PRESETS: dict[PresetName, Preset] = {
     "fast": Preset(
-        svt_preset=5, sample_frames=3, judge_scale=2, quantiser_offsets=(0,), gate_levels=2, passes=2
+        svt_preset=5,
+        sample_frames=4,
+        judge_scale=1,
+        quantiser_offsets=(0,),
+        gate_levels=3,
+        joint_anchors=True,
+        passes=2,
     ),
     "medium": Preset(
-        svt_preset=4, sample_frames=6, judge_scale=1, quantiser_offsets=(0, -32), gate_levels=3, passes=2
+        svt_preset=4,
+        sample_frames=8,
+        judge_scale=1,
+        quantiser_offsets=(0,),
+        gate_levels=3,
+        joint_anchors=False,
+        passes=2,
     ),
     "slow": Preset(
-        svt_preset=3, sample_frames=10, judge_scale=1, quantiser_offsets=(0, -32, 32), gate_levels=3, passes=3
+        svt_preset=3,
+        sample_frames=12,
+        judge_scale=1,
+        quantiser_offsets=(0, -32, 32),
+        gate_levels=3,
+        joint_anchors=False,
+        passes=3,
     ),
 }
 

@@ -50,8 +50,8 @@ class FrameScores:
 class Comparer:
     """Measures methods against a source on sampled frames.
 
-    light_frames get LPIPS-Alex and PSNR-Y; heavy_frames get LPIPS-VGG and DISTS as well (they cost seconds per
-    1080p picture).  Frames are indices in display order.
+    light_frames get LPIPS-Alex and PSNR-Y; heavy_frames get LPIPS-VGG and DISTS as well (they cost seconds
+    per 1080p picture).  Frames are indices in display order.
     """
 
     def __init__(self, light_frames: Iterable[int], heavy_frames: Iterable[int]) -> None:

@@ -25,6 +25,7 @@ CRF_STEP: Final = 0.25
 CRF_RANGE: Final = (1.0, 70.0)
 PRESET_RANGE: Final = (-1, 13)
 SIZE_RANGE: Final = (4, 16384)
+_MIN_PARALLEL_SIDE: Final = 64
 _RATE_RANGE: Final = (Fraction(1), Fraction(240))
 _OBU_SEQUENCE_HEADER: Final = 1
 
@@ -95,7 +96,8 @@ class Av1Settings:
             "scd": "0",
             "film-grain": "0",
             "enable-overlays": "0",
-            "lp": str(self.threads),
+            # SVT-AV1 hangs with more where one side is at most 24 pixels and the other above 64.
+            "lp": str(1 if min(self.width, self.height) < _MIN_PARALLEL_SIDE else self.threads),
         }
         if self.crf is not None:
             # FFmpeg's own crf option is an integer; SVT-AV1 itself takes quarters.
