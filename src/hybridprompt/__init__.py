@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from hybridprompt.decode.video_file import DecodedPicture, VideoFile
     from hybridprompt.decode.video_file import VideoFile as open
     from hybridprompt.decode.warnings import DecodeWarning
+    from hybridprompt.encode.enhance import enhance_file
+    from hybridprompt.encode.pipeline import encode_file
+    from hybridprompt.encode.progress import EncodeSummary
+    from hybridprompt.encode.settings import EncodeSettings
 
 __all__ = [
     "BitstreamError",
@@ -32,12 +36,16 @@ __all__ = [
     "ConfigError",
     "DecodeWarning",
     "DecodedPicture",
+    "EncodeSettings",
+    "EncodeSummary",
     "FileReport",
     "GeneratorError",
     "HybridPromptError",
     "MediaError",
     "VideoFile",
     "__version__",
+    "encode_file",
+    "enhance_file",
     "inspect_file",
     "open",
 ]
@@ -45,8 +53,12 @@ __all__ = [
 _LAZY = {
     "DecodeWarning": ("hybridprompt.decode.warnings", "DecodeWarning"),
     "DecodedPicture": ("hybridprompt.decode.video_file", "DecodedPicture"),
+    "EncodeSettings": ("hybridprompt.encode.settings", "EncodeSettings"),
+    "EncodeSummary": ("hybridprompt.encode.progress", "EncodeSummary"),
     "FileReport": ("hybridprompt.decode.inspect", "FileReport"),
     "VideoFile": ("hybridprompt.decode.video_file", "VideoFile"),
+    "encode_file": ("hybridprompt.encode.pipeline", "encode_file"),
+    "enhance_file": ("hybridprompt.encode.enhance", "enhance_file"),
     "inspect_file": ("hybridprompt.decode.inspect", "inspect_file"),
     "open": ("hybridprompt.decode.video_file", "VideoFile"),
 }

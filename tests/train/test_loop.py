@@ -32,8 +32,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_thread():
+    """Bit-exact, and no threads that wait for each other on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -45,7 +46,6 @@ def weights(trainer: Trainer) -> dict[str, "torch.Tensor"]:
     return network | {f"ema.{k}": v.clone() for k, v in trainer.ema.network.state_dict().items()}
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(folder: Path) -> None:
     whole = Trainer(tiny_config(folder, "whole"))
     start = weights(whole)

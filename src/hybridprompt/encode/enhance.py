@@ -98,19 +98,21 @@ class _FileGop:
         self.end = max(self.end, packet.pts + packet.duration)
 
 
-def _without_prompts(data: bytes) -> bytes:
+def _without_prompts(packet: CodedPacket, path: Path) -> bytes:
     try:
-        return detach(data)
-    except BitstreamError:
-        # Damage stays as it is: that is for players to deal with.
-        return data
+        return detach(packet.data)
+    except BitstreamError as error:
+        # FFmpeg would write such a packet with a wrong size, and all that follows with it.
+        raise MediaError(
+            f"{path}: the packet with pts {packet.pts} is damaged ({error}), cannot be copied"
+        ) from error
 
 
 def _gops(reader: PacketReader) -> Iterator[_FileGop]:
     """The file's GOPs that can be decoded on their own; what comes before the first keyframe is left out."""
     gop: _FileGop | None = None
     for index, packet in enumerate(reader.packets()):
-        bare = replace(packet, data=_without_prompts(packet.data))
+        bare = replace(packet, data=_without_prompts(packet, reader.path))
         if starts_gop(bare, reader.extradata):
             if gop is not None:
                 yield gop
@@ -203,10 +205,11 @@ def enhance_file(
 ) -> EncodeSummary:
     """Add prompts to an AV1 file; its video packets stay as they are but for the prompts' metadata OBUs.
 
-    reference: the source it was made from, same size and times; every anchor is then judged by real decodes.
-    Without it only keyframes are generated, everywhere, where their quantiser is one that the generator
-    knows. Prompts that are already there are replaced.  Film grain, more than 8 bits and damage leave a GOP
-    without prompts.  Raises MediaError, GeneratorError, ConfigError.
+    reference: the source it was made from, same size and times; every anchor is then judged by real
+    decodes.  Without it only keyframes are generated, everywhere, where their quantiser is one that the
+    generator knows.  Prompts that are already there are replaced.  Film grain, more than 8 bits and frames
+    that cannot be decoded leave a GOP without prompts.  Raises MediaError, also for packets that are no AV1
+    at all, GeneratorError and ConfigError.
     """
     started = time.monotonic()
     input_path, output_path = Path(input_path), Path(output_path)
@@ -238,7 +241,7 @@ def enhance_file(
     indices = count()
 
     def with_prompt(packet: CodedPacket) -> bytes:
-        data = _without_prompts(packet.data)
+        data = _without_prompts(packet, input_path)
         prompt = prompts.get(next(indices))
         return data if prompt is None else attach(data, prompt)
 
@@ -277,9 +280,18 @@ def _aligned(reader: PacketReader, source: VideoSource) -> _AlignedSource:
             f"{source.path}: is {source.width}x{source.height}, the video is {reader.width}x{reader.height}; "
             "the reference must have the video's size"
         )
-    if reader.rotation:
+    if rotation := _rotation(reader):
         raise ConfigError(
-            f"{reader.path}: is turned by {reader.rotation} degrees when played; "
+            f"{reader.path}: is turned by {rotation} degrees when played; "
             "such a video cannot be compared with a reference"
         )
     return _AlignedSource(source)
+
+
+def _rotation(reader: PacketReader) -> int:
+    try:
+        return reader.rotation
+    except MediaError as error:
+        # It begins with pictures that cannot be decoded; what follows may be fine.
+        logger.debug("%s", error)
+        return 0

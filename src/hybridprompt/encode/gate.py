@@ -151,9 +151,9 @@ def find_candidates(gop: Gop, anchor_interval: int | None) -> list[Candidate]:
             shown = next((h for h in headers if h.shown), headers[-1])
             ahead = (headers[0].order_hint - shown.order_hint) % (1 << bits) if bits else 0
             frame = index + ahead
-            # A base picture that is shown soon serves too few frames to be worth a generator run.
+            # One that is shown soon, or near the end, serves too few frames to be worth a generator run.
             far = frame - out[-1].frame >= anchor_interval - anchor_interval // 4
-            if ahead >= 4 and far and frame < len(gop.packets):
+            if ahead >= 4 and far and frame < len(gop.packets) - anchor_interval // 4:
                 out.append(Candidate(index, frame, headers[0].base_q_idx))
     return out
 
@@ -324,14 +324,20 @@ class GopGate:
         self, candidates: Sequence[Candidate], samples: Sequence[int], base: Maps
     ) -> dict[int, _Choice]:
         """All anchors at once: one decode per level and one with the gates, however many anchors."""
+        ends = [candidate.frame for candidate in candidates[1:]] + [len(self.gop.packets)]
+        spans = {
+            c.packet: [f for f in samples if c.packet <= f <= end]
+            for c, end in zip(candidates, ends, strict=False)
+        }
+        # Where no sample would show what an anchor does, it could do harm unseen.
+        candidates = [candidate for candidate in candidates if spans[candidate.packet]]
         trials: list[tuple[dict[int, _Choice], Maps]] = []
         for level in range(1, self.preset.gate_levels):
             choices = {c.packet: _Choice(c.base_q_idx, self._uniform(level)) for c in candidates}
             trials.append((choices, self._trial(choices, samples)))
         gated: dict[int, _Choice] = {}
-        for index, candidate in enumerate(candidates):
-            after = candidates[index + 1].frame if index + 1 < len(candidates) else len(self.gop.packets)
-            served = [f for f in samples if candidate.packet <= f <= after] or list(samples)
+        for candidate in candidates:
+            served = spans[candidate.packet]
             before: MapArray = np.mean([base[f] for f in served], 0)
             gate = self._gate([before - np.mean([maps[f] for f in served], 0) for _, maps in trials], before)
             if gate.indices.any():

@@ -81,7 +81,7 @@ class LpipsJudge:
         from hybridprompt.evaluate.colour import yuv420_to_rgb
 
         torch = self._torch
-        y = torch.from_numpy(np.ascontiguousarray(picture.y))[None, None].float() / 255
+        y = torch.from_numpy(np.array(picture.y))[None, None].float() / 255
         uv = torch.from_numpy(np.stack([picture.u, picture.v]))[None].float() / 255
         matrix = picture.color.resolved_matrix(picture.height)
         rgb = yuv420_to_rgb(
