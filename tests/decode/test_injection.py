@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from hybridprompt.bitstream.obu import HeaderTracker, insert_metadata, iterate_obus
+from hybridprompt.bitstream.obu import HeaderTracker, insert_metadata
 from hybridprompt.bitstream.show_hidden import split_at_first_frame
 from hybridprompt.decode.headers import HeaderHistory, existing_slot, starts_gop
 from hybridprompt.decode.injection import GopDecoding, decode_gop
