@@ -166,14 +166,19 @@ def with_quantisers(unit: bytes, tracker: HeaderTracker, data: st.DataObject) ->
         parser.parse()
     except BitstreamError:
         assume(False)
-    position = parser.r.position - 8
-    replacement = data.draw(quantisers(parser))
+    replaced = with_bits(frame, parser.r.position - 8, data.draw(quantisers(parser)))
+    return unit[: frame.offset] + replaced
+
+
+def with_bits(frame: Obu, position: int, replacement: BitWriter) -> bytes:
+    """The OBU_FRAME with other bits from `position` of its payload on."""
+    size = replacement.position
     reader, writer = BitReader(frame.payload), BitWriter()
     writer.f(position, reader.f(position))
-    writer.f(replacement.position, int.from_bytes(replacement.to_bytes(), "big") >> -replacement.position % 8)
-    reader.f(replacement.position)
+    writer.f(size, BitReader(replacement.to_bytes()).f(size))
+    reader.f(size)
     writer.f(reader.remaining, reader.f(reader.remaining))
-    return unit[: frame.offset] + frame_obu(writer.to_bytes())
+    return frame_obu(writer.to_bytes())
 
 
 def with_empty_tiles(key: bytes) -> bytes:
@@ -227,6 +232,22 @@ def test_random_inter_headers_agree_with_ffmpeg(name: str, count: int, shown: bo
         tracker.parse(unit)
         trace.feed(unit)
     assert_agrees_with_ffmpeg(tracker, trace, random_frame(FrameType.INTER, shown, random))
+
+
+def test_segments_of_an_earlier_frame_do_not_matter_with_quantiser_deltas() -> None:
+    unit = svt_stream()[FIRST_HIDDEN]
+    frame = next(obu for obu in iterate_obus(unit) if obu.type is ObuType.FRAME)
+    w = BitWriter()
+    w.f(8, 200)  # base_q_idx
+    w.f(1 + 7, 0x81)  # DeltaQYDc
+    w.f(2 + 1, 0)  # the other deltas, using_qmatrix
+    w.f(3, 0b100)  # segmentation_enabled, segmentation_update_map, segmentation_update_data
+    changed = with_bits(frame, first_frame_elements()["base_q_idx"], w)
+    trace = HeaderTrace()
+    for earlier in svt_stream()[:FIRST_HIDDEN]:
+        trace.feed(earlier)
+    (elements,) = trace.header_bits(changed, may_fail=True)
+    assert header_ends(tracker_before(svt_stream(), FIRST_HIDDEN), changed) == [elements["end"]]
 
 
 # ------------------------------------------------------------------------------------- decoding with dav1d
