@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridprompt.demo.peer import TOLERANCE, PeerEncode, encode_peer, match_bytes, write_peer
-from hybridprompt.video.av1_encoder import CodedPacket
+from hybridprompt.video.av1_encoder import CRF_STEP, CodedPacket
 from hybridprompt.video.packet_reader import PacketReader
 from hybridprompt.video.source import VideoSource
 from hybridprompt.video.writers import Y4mWriter
@@ -42,7 +42,9 @@ def test_the_peer_has_as_many_bytes_and_few_more(
     curve = Curve(at_50, slope)
     target = curve.size(target_crf)
     found = match_bytes(curve, target, target_crf + away)
-    assert target <= found.size_bytes <= target * (1 + TOLERANCE)
+    assert target <= found.size_bytes
+    # A quarter step of a steep curve is more than the tolerance; then the next coarser CRF is too small.
+    assert found.size_bytes <= target * (1 + TOLERANCE) or curve.size(found.crf + CRF_STEP) < target
     assert len(curve.asked) == len(set(curve.asked))
 
 
