@@ -24,7 +24,7 @@ from hybridprompt.decode.headers import sequence_header
 from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.encode.judge import Judge, MapArray
-from hybridprompt.encode.settings import Preset
+from hybridprompt.encode.settings import GATE_LEVELS, Preset
 from hybridprompt.errors import CodecError, GeneratorError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry
@@ -296,22 +296,21 @@ class GopGate:
         return float(np.mean([(maps[f] * self._area).sum() for f in samples]))
 
     def _uniform(self, level: int) -> GateMap:
-        return GateMap(BLOCK_LOG2, self.preset.gate_levels, np.full(self._shape, level, np.uint8))
+        return GateMap(BLOCK_LOG2, GATE_LEVELS, np.full(self._shape, level, np.uint8))
 
-    def _gate(self, gains: Sequence[MapArray], before: MapArray) -> GateMap:
-        """The level of largest gain per block; gains[i] belongs to level i + 1, level 0 gains nothing.
+    def _levels(self, candidate: Candidate) -> tuple[int, ...]:
+        return self.preset.key_levels if candidate.packet == 0 else self.preset.later_levels
 
-        before: the distance per block that the gains are from; it scales the price of strength.
+    def _gate(self, gains: Mapping[int, MapArray], before: MapArray) -> GateMap:
+        """The level of largest gain per block, of those whose gains are given and 0, which gains nothing.
+
+        before: the distance per block that the gains are from; it scales Note [Price of strength].
         """
-        priced = [_smooth(g) - self._price(level, before) for level, g in enumerate(gains, 1)]
-        stack = np.stack([np.zeros(self._shape), *priced])
-        return GateMap(BLOCK_LOG2, self.preset.gate_levels, stack.argmax(0).astype(np.uint8))
-
-    def _price(self, level: int, before: MapArray) -> MapArray:
-        """What a block must gain at least for a level: Note [Price of strength]."""
-        strength = level / (self.preset.gate_levels - 1)
-        price: MapArray = _PRICE * strength * _smooth(before)
-        return price
+        levels = [0, *gains]
+        prices = [_PRICE * level / (GATE_LEVELS - 1) * _smooth(before) for level in gains]
+        priced = [_smooth(gain) - price for gain, price in zip(gains.values(), prices, strict=True)]
+        best = np.stack([np.zeros(self._shape), *priced]).argmax(0)
+        return GateMap(BLOCK_LOG2, GATE_LEVELS, np.array(levels, np.uint8)[best])
 
     def _cost(self, maps: Maps, samples: Sequence[int], gates: Iterable[GateMap], reference: float) -> float:
         """Mean distance plus the price of the gates' strength."""
@@ -332,14 +331,22 @@ class GopGate:
         # Where no sample would show what an anchor does, it could do harm unseen.
         candidates = [candidate for candidate in candidates if spans[candidate.packet]]
         trials: list[tuple[dict[int, _Choice], Maps]] = []
-        for level in range(1, self.preset.gate_levels):
-            choices = {c.packet: _Choice(c.base_q_idx, self._uniform(level)) for c in candidates}
+        tried: list[dict[int, int]] = []
+        for number in range(max(len(self.preset.key_levels), len(self.preset.later_levels))):
+            levels = {c.packet: self._levels(c)[min(number, len(self._levels(c)) - 1)] for c in candidates}
+            choices = {c.packet: _Choice(c.base_q_idx, self._uniform(levels[c.packet])) for c in candidates}
+            tried.append(levels)
             trials.append((choices, self._trial(choices, samples)))
         gated: dict[int, _Choice] = {}
         for candidate in candidates:
             served = spans[candidate.packet]
             before: MapArray = np.mean([base[f] for f in served], 0)
-            gate = self._gate([before - np.mean([maps[f] for f in served], 0) for _, maps in trials], before)
+            gains: dict[int, MapArray] = {}
+            for levels, (_, maps) in zip(tried, trials, strict=True):
+                # The first trial of a level stands: in it the other anchors are weakest.
+                gain = before - np.mean([maps[f] for f in served], 0)
+                gains.setdefault(levels[candidate.packet], gain)
+            gate = self._gate(gains, before)
             if gate.indices.any():
                 gated[candidate.packet] = _Choice(candidate.base_q_idx, gate)
         options: list[tuple[dict[int, _Choice], Maps]] = [({}, base), *trials]
@@ -373,17 +380,21 @@ class GopGate:
         for offset in self.preset.quantiser_offsets:
             told = int(np.clip(candidate.base_q_idx + offset, 0, 255))
             trials[told] = []
-            for level in range(1, self.preset.gate_levels):
+            for level in self._levels(candidate):
                 choice = _Choice(told, self._uniform(level))
                 trials[told].append((choice, self._trial({**chosen, candidate.packet: choice}, served)))
         told = min(trials, key=lambda q: min(self._mean(maps, served) for _, maps in trials[q]))
         options = list(trials[told])
-        gains = [np.mean([before[f] - maps[f] for f in served], 0) for _, maps in options]
+        gains: dict[int, MapArray] = {
+            level: np.mean([before[f] - maps[f] for f in served], 0)
+            for level, (_, maps) in zip(self._levels(candidate), options, strict=True)
+        }
         gate = self._gate(gains, np.mean([before[f] for f in served], 0))
         if len(np.unique(gate.indices)) > 1:
             choice = _Choice(told, gate)
             options.append((choice, self._trial({**chosen, candidate.packet: choice}, served)))
-        best, maps = min(options, key=lambda option: self._mean(option[1], served))
-        if self._mean(maps, served) >= self._mean(before, served) * (1 - _MARGIN):
+        reference = self._mean(before, served)
+        best, maps = min(options, key=lambda o: self._cost(o[1], served, [o[0].gate], reference))
+        if self._cost(maps, served, [best.gate], reference) >= reference * (1 - _MARGIN):
             return None
         return best

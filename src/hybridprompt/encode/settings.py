@@ -8,6 +8,9 @@ from typing import Literal
 
 from hybridprompt.errors import ConfigError
 
+GATE_LEVELS = 5
+"""The gates that the encoder writes: strengths 0, 1/4, 1/2, 3/4 and 1."""
+
 PresetName = Literal["fast", "medium", "slow"]
 
 
@@ -17,16 +20,18 @@ class Preset:
 
     svt_preset: SVT-AV1's own preset.  sample_frames: frames of a GOP on which prompts are judged.
     judge_scale: the judge sees pictures scaled by 1/judge_scale.  quantiser_offsets: what the generator may
-    be told, relative to the actual base_q_idx.  gate_levels: strengths a block may take. joint_anchors:
-    decide all anchors of a GOP at once, in a fixed number of decodes, instead of one by one. passes: encodes
-    of the whole video that rate control may spend (the last one re-encodes only what is needed).
+    be told, relative to the actual base_q_idx.  key_levels, later_levels: strengths that a block of the
+    keyframe, or of a later anchor, may take, in units of 1 / (GATE_LEVELS - 1).  joint_anchors: decide all
+    anchors of a GOP at once, in a fixed number of decodes, instead of one by one.  passes: encodes of the
+    whole video that rate control may spend (the last one re-encodes only what is needed).
     """
 
     svt_preset: int
     sample_frames: int
     judge_scale: int
     quantiser_offsets: tuple[int, ...]
-    gate_levels: int
+    key_levels: tuple[int, ...]
+    later_levels: tuple[int, ...]
     joint_anchors: bool
     passes: int
 
@@ -37,7 +42,8 @@ PRESETS: dict[PresetName, Preset] = {
         sample_frames=4,
         judge_scale=1,
         quantiser_offsets=(0,),
-        gate_levels=3,
+        key_levels=(2, 4),
+        later_levels=(1,),
         joint_anchors=True,
         passes=2,
     ),
@@ -46,7 +52,8 @@ PRESETS: dict[PresetName, Preset] = {
         sample_frames=8,
         judge_scale=1,
         quantiser_offsets=(0,),
-        gate_levels=3,
+        key_levels=(2, 3, 4),
+        later_levels=(1, 2),
         joint_anchors=False,
         passes=2,
     ),
@@ -55,7 +62,8 @@ PRESETS: dict[PresetName, Preset] = {
         sample_frames=12,
         judge_scale=1,
         quantiser_offsets=(0, -32, 32),
-        gate_levels=3,
+        key_levels=(2, 3, 4),
+        later_levels=(1, 2),
         joint_anchors=False,
         passes=3,
     ),
