@@ -49,7 +49,8 @@ def find_clips(paths: list[Path]) -> list[Clip]:
 def encoded(clip: Clip, settings: EncodeSettings) -> tuple[Path, dict[str, object]]:
     """Encode a clip, or take the file of an earlier run with the same settings and generator."""
     generator = settings.generator.read_bytes() if settings.generator else load_shipped().identity
-    key = f"{clip.path.name}:{clip.path.stat().st_size}:{settings}:{settings.effort}:{hashlib.sha256(generator).hexdigest()}"
+    identity = hashlib.sha256(generator).hexdigest()
+    key = f"{clip.path.name}:{clip.path.stat().st_size}:{settings}:{settings.effort}:{identity}"
     stem = f"{clip.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     target, record = OUT / f"{stem}.mp4", OUT / f"{stem}.json"
     if not (target.exists() and record.exists()):
