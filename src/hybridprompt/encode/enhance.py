@@ -10,8 +10,6 @@ from fractions import Fraction
 from itertools import count
 from pathlib import Path
 
-import numpy as np
-
 from hybridprompt.decode.headers import starts_gop
 from hybridprompt.encode.gate import (
     BLOCK_LOG2,
@@ -23,7 +21,7 @@ from hybridprompt.encode.gate import (
     find_candidates,
 )
 from hybridprompt.encode.judge import Judge, make_judge
-from hybridprompt.encode.pipeline import load_generator
+from hybridprompt.encode.pipeline import load_generator, mean_distances
 from hybridprompt.encode.plan import MAX_GOP_FRAMES
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
 from hybridprompt.encode.settings import PRESETS, PresetName, check_anchor_interval
@@ -185,10 +183,7 @@ class _Enhancer:
     def distances(self) -> Distances | None:
         if not self.decisions or self.judge is None:
             return None
-        frames = [n for _, n in self.decisions]
-        base = float(np.average([d.base_distance for d, _ in self.decisions], weights=frames))
-        decoded = float(np.average([d.distance for d, _ in self.decisions], weights=frames))
-        return Distances(self.judge.name, base, decoded)
+        return mean_distances(self.judge, self.decisions)
 
 
 def enhance_file(

@@ -243,8 +243,7 @@ class GopGate:
         )
         base = self._trial({}, samples)
         search = self._jointly if self.preset.joint_anchors else self._one_by_one
-        prompts = search(candidates, samples, base)
-        final = self._trial(prompts, samples) if prompts else base
+        prompts, final = search(candidates, samples, base)
         distance, base_distance = self._mean(final, samples), self._mean(base, samples)
         if distance >= base_distance * (1 - _MARGIN):
             return GopDecision((), base_distance, base_distance)
@@ -321,8 +320,11 @@ class GopGate:
 
     def _jointly(
         self, candidates: Sequence[Candidate], samples: Sequence[int], base: Maps
-    ) -> dict[int, _Choice]:
-        """All anchors at once: one decode per level and one with the gates, however many anchors."""
+    ) -> tuple[dict[int, _Choice], Maps]:
+        """All anchors at once: one decode per level and one with the gates, however many anchors.
+
+        Returns the choices, and what their decode measured on the samples.
+        """
         ends = [candidate.frame for candidate in candidates[1:]] + [len(self.gop.packets)]
         spans = {
             c.packet: [f for f in samples if c.packet <= f <= end]
@@ -358,12 +360,15 @@ class GopGate:
             choices, maps = option
             return self._cost(maps, samples, (c.gate for c in choices.values()), reference)
 
-        return min(options, key=cost)[0]
+        return min(options, key=cost)
 
     def _one_by_one(
         self, candidates: Sequence[Candidate], samples: Sequence[int], base: Maps
-    ) -> dict[int, _Choice]:
-        """Anchor after anchor, on top of the earlier ones, so that detail is not piled up."""
+    ) -> tuple[dict[int, _Choice], Maps]:
+        """Anchor after anchor, on top of the earlier ones, so that detail is not piled up.
+
+        Returns the choices, and what their decode measures on the samples.
+        """
         chosen: dict[int, _Choice] = {}
         for candidate in candidates:
             served = self._samples(candidate.packet)
@@ -371,7 +376,7 @@ class GopGate:
             choice = self._best_choice(candidate, chosen, served, before)
             if choice is not None:
                 chosen[candidate.packet] = choice
-        return chosen
+        return chosen, self._trial(chosen, samples) if chosen else base
 
     def _best_choice(
         self, candidate: Candidate, chosen: Mapping[int, _Choice], served: Sequence[int], before: Maps

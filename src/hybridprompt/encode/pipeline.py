@@ -293,7 +293,7 @@ def encode_file(
             prompt_bytes=sum(r.prompt_bytes for r in results),
             target_kbps=settings.bitrate_kbps,
             crfs=tuple(r.crf for r in results),
-            distances=_mean_distances(
+            distances=mean_distances(
                 encoder.judge,
                 [(r.decision, spool.length(i)) for i, r in sorted(encoder.results.items())],
             ),
@@ -302,7 +302,8 @@ def encode_file(
         )
 
 
-def _mean_distances(judge: Judge, decisions: Sequence[tuple[GopDecision, int]]) -> Distances:
+def mean_distances(judge: Judge, decisions: Sequence[tuple[GopDecision, int]]) -> Distances:
+    """Mean of GOPs' distances, weighted by their numbers of frames."""
     total = sum(length for _, length in decisions)
     base = sum(d.base_distance * length for d, length in decisions) / total
     decoded = sum(d.distance * length for d, length in decisions) / total
