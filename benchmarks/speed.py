@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from common import data_folder, encoded, find_clips
+from common import OUT, data_folder, encoded, find_clips
 from rich.console import Console
 from rich.table import Table
 
@@ -136,7 +136,8 @@ def encode_table(clip: Path, rate_kbps: float, presets: list[str], generator: Pa
     table = Table(title=f"Encoding {clip.name} at {rate_kbps:g} kbit/s, wall-clock seconds")
     for column in ("preset", "SVT-AV1's", "plain SVT-AV1", "ours", "ratio"):
         table.add_column(column, justify="right")
-    target = str(Path("out/benchmarks/speed.mp4"))
+    OUT.mkdir(parents=True, exist_ok=True)
+    target = str(OUT / "speed.mp4")
     extra = [str(generator)] if generator else []
     for preset in presets:
         svt = str(PRESETS[preset].svt_preset)  # type: ignore[index]

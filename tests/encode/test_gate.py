@@ -13,7 +13,7 @@ from hybridprompt.bitstream.obu import HeaderTracker, ObuType, iterate_obus
 from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.encode.gate import CachedGenerator, Gop, GopGate, can_carry, find_candidates, sample_frames
 from hybridprompt.encode.pipeline import attach_prompts
-from hybridprompt.encode.settings import PRESETS, Preset
+from hybridprompt.encode.settings import GATE_LEVELS, PRESETS, Preset
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.fake import FakeGenerator
@@ -88,10 +88,11 @@ def test_gate_picks_the_part_that_gets_better(still, still_packets, name: str) -
     assert (prompt.width, prompt.height, prompt.generator_id) == (WIDTH, HEIGHT, b"fakefake")
     gate = parse_sections(prompt).gate
     assert gate.block_size == 64
-    assert np.array_equal(gate.strengths(), [[1, 1, 0, 0]] * 2)
-    assert anchor.coverage == pytest.approx(0.5)
+    strongest = max(PRESETS[name].key_levels) / (GATE_LEVELS - 1)
+    assert np.array_equal(gate.strengths(), [[strongest, strongest, 0, 0]] * 2)
+    assert anchor.coverage == pytest.approx(strongest / 2)
     # Half the picture was 8 levels off, and is not any more.
-    assert decision.base_distance - decision.distance == pytest.approx(4, abs=0.5)
+    assert decision.base_distance - decision.distance == pytest.approx(4 * strongest, abs=0.5)
 
 
 def test_strength_between_is_found(still, still_packets) -> None:

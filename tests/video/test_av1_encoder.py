@@ -1,6 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
+from threading import Event
 
 import pytest
 from video_media import RATE, TICK, pictures, psnr
@@ -85,6 +86,16 @@ def test_color_reaches_the_sequence_header() -> None:
 def test_bad_settings_are_refused(change: dict[str, float | None]) -> None:
     with pytest.raises(ConfigError):
         replace(SETTINGS, **change)  # type: ignore[arg-type]
+
+
+def test_cancelled_encode_ends() -> None:
+    cancelled = Event()
+
+    clip = pictures(40)
+    assert len(encode_gop(clip, SETTINGS, cancelled=cancelled)) == 40
+    cancelled.set()
+    with pytest.raises(CodecError, match="cancelled"):
+        encode_gop(clip, SETTINGS, cancelled=cancelled)
 
 
 def test_bad_pictures_are_refused() -> None:

@@ -67,3 +67,14 @@ def test_hdr_is_named() -> None:
     assert ColorInfo(9, 9, 16).hdr == "HDR (PQ, SMPTE ST 2084)"
     assert "HLG" in str(ColorInfo(9, 9, 18).hdr)
     assert ColorInfo(1, 1, 1).hdr is None
+
+
+@pytest.mark.parametrize(("size", "half"), [((64, 48), (32, 24)), ((67, 45), (32, 22)), ((2, 3), (2, 2))])
+def test_halved(size: tuple[int, int], half: tuple[int, int]) -> None:
+    width, height = size
+    chroma = ((height + 1) // 2, (width + 1) // 2)
+    y = np.tile(np.linspace(0, 250, width), (height, 1)).astype(np.uint8)
+    small = Picture(y, np.full(chroma, 90, np.uint8), np.full(chroma, 160, np.uint8), 7).halved()
+    assert (small.width, small.height, small.pts) == (*half, 7)
+    assert abs(float(small.y.mean()) - float(y.mean())) < 3
+    assert (int(np.median(small.u)), int(np.median(small.v))) == (90, 160)

@@ -67,14 +67,23 @@ def train(
 def export(
     weights: Annotated[Path, typer.Argument(metavar="EMA.pt", help="Weights of a run.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT.onnx", help="Generator to write.")],
+    int8: Annotated[
+        Path | None,
+        typer.Option(metavar="CORPUS", help="Compute in 8-bit integers, with ranges from this corpus."),
+    ] = None,
 ) -> None:
-    """Export a generator to ONNX; refused unless both runtimes agree."""
+    """Export a generator to ONNX; refused unless it computes what torch does."""
     _need("train", "torch", "onnx")
-    from hybridprompt.train.export import describe
+    from hybridprompt.train.export import describe, export_int8
     from hybridprompt.train.export import export as export_file
 
-    result = export_file(weights, output)
+    if int8 is None:
+        result, fidelity = export_file(weights, output), None
+    else:
+        result, fidelity = export_int8(weights, output, int8)
     report(
-        f"{output}: generator {describe(output)}; against torch at most {result.largest} level apart, "
+        f"{output}: generator {describe(output)}; float32 and torch at most {result.largest} level apart, "
         f"{result.differing} of {result.samples} samples differ"
     )
+    if fidelity is not None:
+        report(f"8-bit integers: {fidelity.rms:.2f} levels RMS from float32 on {fidelity.pictures} pictures")

@@ -6,18 +6,19 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from threading import Event
 
 from hybridprompt.bitstream.obu import ObuType
 from hybridprompt.encode.gate import AnchorDecision, Gop, GopDecision, GopGate
 from hybridprompt.encode.judge import Judge, make_judge
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
-from hybridprompt.encode.rate_control import ANALYSIS_CRFS, GopAnalysis, RateControl
+from hybridprompt.encode.rate_control import ANALYSIS_CRFS, GopAnalysis, RateControl, quantise_crf
 from hybridprompt.encode.settings import RATE_TOLERANCE, EncodeSettings
 from hybridprompt.encode.spool import PacketSpool
 from hybridprompt.errors import ConfigError, MediaError
@@ -33,8 +34,22 @@ logger = logging.getLogger(__name__)
 
 _ANALYSIS_PRESET = 12
 _TEMPORAL_DELIMITER = bytes([ObuType.TEMPORAL_DELIMITER << 3 | 0b010, 0])
-_RATE_GOAL = 0.02
-"""Rate control aims closer than the promised 3 %."""
+_MIN_HALVED_SIDE = 128
+_FAR_OFF = 1.0
+"""Difference in CRF from which on the first GOP is worth another encode."""
+
+
+@dataclass(frozen=True)
+class _BaseGop:
+    """A GOP as SVT-AV1 coded it, and its sources."""
+
+    pictures: list[Picture]
+    packets: list[CodedPacket]
+    crf: float
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(packet.data) for packet in self.packets)
 
 
 @dataclass(frozen=True)
@@ -67,11 +82,18 @@ class _Encoder:
     source: VideoSource
     settings: EncodeSettings
     generator: Generator
-    judge: Judge
+    judging: Future[Judge]
+    """Getting ready beside the analysis: torch takes its time to load."""
     meter: ProgressMeter
     results: dict[int, _GopResult] = field(default_factory=dict)
+    cancelled: Event = field(default_factory=Event)
+    """Ends base encodes that go on in another thread."""
     starts: list[int] | None = None
     """First pts of every GOP, once a first reading has told them."""
+
+    @property
+    def judge(self) -> Judge:
+        return self.judging.result()
 
     def gops(self) -> Iterator[list[Picture]]:
         source = self.source
@@ -95,16 +117,16 @@ class _Encoder:
         )
 
     def analyse(self) -> list[GopAnalysis]:
-        """Learn how bytes spread over the GOPs, with SVT-AV1 at its fastest."""
+        """Learn how bytes spread over the GOPs, with SVT-AV1 at its fastest and at half size."""
         sizes: list[tuple[int, int]] = []
         starts: list[int] = []
         done = end = 0
         with ThreadPoolExecutor(len(ANALYSIS_CRFS)) as pool:
             for pictures in self.gops():
+                small = [picture.halved() for picture in pictures] if self._halves else pictures
 
-                def size(crf: float, pictures: list[Picture] = pictures) -> int:
-                    settings = self.av1_settings(crf, preset=_ANALYSIS_PRESET, threads=1)
-                    return sum(len(packet.data) for packet in encode_gop(pictures, settings))
+                def size(crf: float, small: list[Picture] = small) -> int:
+                    return self._size(small, crf, threads=1)
 
                 fine, coarse = pool.map(size, ANALYSIS_CRFS)
                 sizes.append((fine, coarse))
@@ -118,56 +140,85 @@ class _Encoder:
         return [GopAnalysis(*pair, duration) for pair, duration in zip(sizes, seconds, strict=True)]
 
     @property
+    def _halves(self) -> bool:
+        return min(self.source.width, self.source.height) >= _MIN_HALVED_SIDE
+
+    def _size(self, pictures: list[Picture], crf: float, *, threads: int) -> int:
+        """Bytes of a GOP at the analysis's preset."""
+        settings = replace(
+            self.av1_settings(crf, preset=_ANALYSIS_PRESET, threads=threads),
+            width=pictures[0].width,
+            height=pictures[0].height,
+        )
+        return sum(len(packet.data) for packet in encode_gop(pictures, settings))
+
+    @property
     def _frame_ticks(self) -> int:
         return max(1, round(1 / (self.source.average_rate * self.source.time_base)))
 
-    def encode_gop(self, pictures: list[Picture], crf: float) -> _GopResult:
-        """Encode one GOP and decide its prompts."""
+    def encode_base(self, pictures: list[Picture], crf: float) -> _BaseGop:
+        """Encode one GOP by SVT-AV1."""
         settings = self.av1_settings(crf, preset=self.settings.effort.svt_preset, threads=2)
         # MP4 holds no temporal delimiters, and every byte counts.
         packets = [
             replace(packet, data=packet.data.removeprefix(_TEMPORAL_DELIMITER))
-            for packet in encode_gop(pictures, settings)
+            for packet in encode_gop(pictures, settings, cancelled=self.cancelled)
         ]
+        return _BaseGop(pictures, packets, crf)
+
+    def decide(self, base: _BaseGop) -> _GopResult:
+        """Decide a GOP's prompts."""
         gate = GopGate(
-            Gop(packets, None, self.source.time_base, pictures.__getitem__),
+            Gop(base.packets, None, self.source.time_base, base.pictures.__getitem__),
             self.generator,
             self.judge,
             self.settings.effort,
             self.settings.anchor_interval,
         )
         decision = gate.decide()
-        prompted = attach_prompts(packets, decision.anchors)
-        base_bytes = sum(len(packet.data) for packet in packets)
-        prompt_bytes = sum(len(packet.data) for packet in prompted) - base_bytes
-        return _GopResult(prompted, base_bytes, prompt_bytes, decision, crf)
+        prompted = attach_prompts(base.packets, decision.anchors)
+        prompt_bytes = sum(len(packet.data) for packet in prompted) - base.size_bytes
+        return _GopResult(prompted, base.size_bytes, prompt_bytes, decision, base.crf)
 
     def encode_all(self, control: RateControl | None, spool: PacketSpool) -> None:
+        """Encode every GOP; while one's prompts are decided, the base of the next is encoded beside it."""
         done = 0
-        for index, pictures in enumerate(self.gops()):
-            if not pictures:
-                raise MediaError(f"{self.source.path}: GOP {index} has no picture when read a second time")
-            crf = self._crf(control, index)
-            result = self.encode_gop(pictures, crf)
-            if control is not None and index == 0:
-                result = self._calibrated(control, pictures, result)
-            self._keep(index, result, control, spool)
-            done += len(pictures)
-            self.meter.update("encode", done)
+        gops = enumerate(self.gops())
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                following = pool.submit(self._next_base, gops, control)
+                while (found := following.result()) is not None:
+                    index, base = found
+                    following = pool.submit(self._next_base, gops, control)
+                    result = self.decide(base)
+                    self._keep(index, result, control, spool)
+                    done += len(base.pictures)
+                    self.meter.update("encode", done)
+            except BaseException:
+                self.cancelled.set()
+                raise
 
-    def _crf(self, control: RateControl | None, index: int) -> float:
+    def _next_base(
+        self, gops: Iterator[tuple[int, list[Picture]]], control: RateControl | None
+    ) -> tuple[int, _BaseGop] | None:
+        index, pictures = next(gops, (0, None))
+        if pictures is None:
+            return None
+        if not pictures:
+            raise MediaError(f"{self.source.path}: GOP {index} has no picture when read a second time")
         if control is None:
             assert self.settings.crf is not None
-            return self.settings.crf
-        return control.crf_for_gop(index)
-
-    def _calibrated(self, control: RateControl, pictures: list[Picture], result: _GopResult) -> _GopResult:
-        """Encode the first GOP again if it shows that the model was far off."""
-        control.record(0, result.crf, result.base_bytes, result.prompt_bytes)
-        better = round(control.common_crf() * 4) / 4
-        if abs(better - result.crf) <= 1.0:
-            return result
-        return self.encode_gop(pictures, better)
+            return index, self.encode_base(pictures, self.settings.crf)
+        if index == 0:
+            probe_crf = quantise_crf(control.common_crf())
+            control.probe(index, probe_crf, self._size(pictures, probe_crf, threads=2))
+        base = self.encode_base(pictures, control.crf_for_gop(index))
+        control.expect(index, base.crf, base.size_bytes)
+        if index == 0 and abs(better := quantise_crf(control.common_crf()) - base.crf) > _FAR_OFF:
+            # The model was far off, which only the first GOP can show.
+            base = self.encode_base(pictures, base.crf + better)
+            control.expect(index, base.crf, base.size_bytes)
+        return index, base
 
     def _keep(self, index: int, result: _GopResult, control: RateControl | None, spool: PacketSpool) -> None:
         spool.put(index, result.packets)
@@ -182,7 +233,7 @@ class _Encoder:
         done = 0
         tried: set[tuple[int, float]] = set()
         for _ in range(allowance):
-            change = control.correction(_RATE_GOAL)
+            change = control.correction(RATE_TOLERANCE)
             if change is None or change in tried:
                 return
             tried.add(change)
@@ -193,7 +244,7 @@ class _Encoder:
             if pictures is None:
                 logger.warning("%s: reads differently each time, its rate is not corrected", self.source.path)
                 return
-            result = self.encode_gop(pictures, crf)
+            result = self.decide(self.encode_base(pictures, crf))
             control.record(gop, result.crf, result.base_bytes, result.prompt_bytes)
             if abs(control.error) < before:
                 self._keep(gop, result, control, spool)
@@ -253,12 +304,11 @@ def encode_file(
         origin_seconds=origin,
         overwrite=settings.overwrite,
     )
-    with writer, PacketSpool() as spool:
+    with writer, PacketSpool() as spool, ThreadPoolExecutor(1) as helper:
         chosen = generator or load_generator(settings.generator)
         total = source.frame_count or round((source.duration_seconds or 0) * float(source.average_rate))
-        encoder = _Encoder(
-            source, settings, chosen, make_judge(settings.effort.judge_scale), ProgressMeter(progress, total)
-        )
+        judging = helper.submit(make_judge, settings.effort.judge_scale)
+        encoder = _Encoder(source, settings, chosen, judging, ProgressMeter(progress, total))
         control = None
         if settings.bitrate_kbps is not None:
             analyses = encoder.analyse()

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from hybridprompt.video.picture import Picture
 
 MAX_GOP_FRAMES = 600
-"""A GOP is held in memory while it is encoded."""
-
-MAX_GOP_BYTES = 3 << 30
+MAX_GOP_BYTES = 2 << 30
+"""Two GOPs are held in memory: one is encoded while the other's prompts are decided."""
 
 _MIN_SCENE_FRAMES = 8
 _THUMBNAIL = 64

@@ -39,10 +39,10 @@ class Preset:
 PRESETS: dict[PresetName, Preset] = {
     "fast": Preset(
         svt_preset=5,
-        sample_frames=4,
+        sample_frames=3,
         judge_scale=1,
         quantiser_offsets=(0,),
-        key_levels=(2, 4),
+        key_levels=(3,),
         later_levels=(1,),
         joint_anchors=True,
         passes=2,

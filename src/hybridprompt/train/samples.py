@@ -66,6 +66,15 @@ def _load(path: Path) -> Sample:
     return sample
 
 
+def even_samples(folder: Path, count: int) -> list[Sample]:
+    """``count`` samples evenly from a folder, or all of fewer.  Raises ConfigError where there are none."""
+    paths = [p for p in sorted(folder.glob("*.npz")) if not p.name.startswith(".")]
+    if not paths:
+        raise ConfigError(f"{folder}: no training samples; make them with `hybridprompt corpus`")
+    chosen = np.linspace(0, len(paths) - 1, min(count, len(paths)))
+    return [_load(paths[int(i)]) for i in chosen]
+
+
 class SampleStore:
     """Samples of one split, held in memory; ``refresh`` picks up files that came since."""
 

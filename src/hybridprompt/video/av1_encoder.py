@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from threading import Event
 from typing import Final
 
 import av
@@ -108,18 +109,27 @@ class Av1Settings:
         return ":".join(f"{key}={value}" for key, value in params.items())
 
 
-def encode_gop(pictures: Iterable[Picture], settings: Av1Settings) -> list[CodedPacket]:
+def encode_gop(
+    pictures: Iterable[Picture], settings: Av1Settings, *, cancelled: Event | None = None
+) -> list[CodedPacket]:
     """Encode pictures as exactly one closed GOP (one keyframe, first) with an encoder of its own.
 
     Random access structure. Returns one packet per picture in decoding order, which is display order (see
-    Note [One packet per picture]). An empty GOP gives no packets.
+    Note [One packet per picture]). An empty GOP gives no packets. Another thread may set ``cancelled``.
 
-    Raises CodecError when a picture does not fit the settings, when pts do not increase, or when SVT-AV1
-    fails.
+    Raises CodecError when a picture does not fit the settings, when pts do not increase, when SVT-AV1
+    fails, or when cancelled.
     """
     sequence = list(pictures)
+
+    def until_cancelled() -> Iterator[Picture]:
+        for picture in sequence:
+            if cancelled is not None and cancelled.is_set():
+                raise CodecError("the encode was cancelled")
+            yield picture
+
     # A period no sequence reaches: the only keyframe is the first picture.
-    packets = list(_encode(sequence, settings, keyint=len(sequence) + 256))
+    packets = list(_encode(until_cancelled(), settings, keyint=len(sequence) + 256))
     keyframes = [index for index, packet in enumerate(packets) if packet.is_keyframe]
     if packets and keyframes != [0]:
         raise CodecError(f"SVT-AV1 made keyframes at pictures {keyframes} of a GOP, expected only at 0")

@@ -134,6 +134,13 @@ class Picture:
         tag_frame(frame, self.color)
         return frame
 
+    def halved(self) -> "Picture":
+        """Return the picture at half its width and height, rounded down to even sizes of at least 2."""
+        width, height = (max(size // 4 * 2, 2) for size in (self.width, self.height))
+        frame = self.to_frame().reformat(width=width, height=height, interpolation="BILINEAR", threads=1)
+        y, u, v = plane_views(frame)
+        return Picture(y, u, v, self.pts, self.time_base, self.color).copied()
+
     def to_rgb(self) -> NDArray[np.uint8]:
         """Return (H, W, 3) uint8 RGB, full range, converted with the tagged (or guessed) matrix and range."""
         colorspace = self.color.sws_colorspace(self.height)

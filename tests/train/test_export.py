@@ -1,0 +1,75 @@
+"""Export to ONNX, in float32 and in 8-bit integers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from train_media import TINY, write_samples  # noqa: E402
+
+from hybridprompt.errors import ConfigError, GeneratorError  # noqa: E402
+from hybridprompt.generator.network import GeneratorNetwork  # noqa: E402
+from hybridprompt.generator.registry import load_file  # noqa: E402
+from hybridprompt.train import export as export_module  # noqa: E402
+from hybridprompt.train.export import compare_generators, export, export_int8  # noqa: E402
+from hybridprompt.train.samples import even_samples  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    write_samples(folder / "corpus" / "train", 3)
+    write_samples(folder / "corpus" / "validation", 2, seed=9)
+    torch.manual_seed(3)
+    network = GeneratorNetwork(TINY)
+    # A head that does something: a fresh one gives the base.
+    torch.nn.init.normal_(network.head.weight, std=0.02)
+    state = {"network": network.state_dict(), "config": TINY.as_dict(), "step": 1}
+    torch.save(state, folder / "ema.pt")
+    return folder
+
+
+def test_int8_computes_what_float32_does(folder: Path) -> None:
+    equivalence, fidelity = export_int8(folder / "ema.pt", folder / "int8.onnx", folder / "corpus")
+    export(folder / "ema.pt", folder / "float32.onnx")
+    assert equivalence.largest <= 1
+    assert fidelity.pictures == 2
+    float32, int8 = load_file(folder / "float32.onnx"), load_file(folder / "int8.onnx")
+    samples = even_samples(folder / "corpus" / "validation", 2)
+    assert 0 < compare_generators(float32, int8, samples).rms <= 0.5
+    # Both change the picture by far more than they differ.
+    planes = export_module._planes(samples[0])
+    gate = np.ones((2, 2), np.float32)
+    made = int8.generate(planes, quantiser=100, strengths=gate, block_size=64)[0]
+    assert np.abs(made.astype(int) - planes[0]).mean() > 1
+
+
+def test_int8_weights_keep_seven_bits(folder: Path) -> None:
+    """With eight, processors without VNNI saturate, and make other pictures than the rest."""
+    export_int8(folder / "ema.pt", folder / "seven.onnx", folder / "corpus")
+    model = onnx.load(folder / "seven.onnx")
+    kernels = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == 3 and t.dims]
+    kernels = [kernel for kernel in kernels if kernel.ndim == 4]
+    assert len(kernels) == 8
+    assert max(int(np.abs(kernel.astype(int)).max()) for kernel in kernels) <= 64
+
+
+def test_same_weights_and_corpus_give_the_same_file(folder: Path) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        export_int8(folder / "ema.pt", folder / name, folder / "corpus")
+    assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
+
+
+def test_unfaithful_integers_are_refused(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(export_module, "_LARGEST_RMS", 1e-6)
+    with pytest.raises(GeneratorError, match="differ from float32 by"):
+        export_int8(folder / "ema.pt", folder / "bad.onnx", folder / "corpus")
+    assert not (folder / "bad.onnx").exists()
+
+
+def test_a_corpus_is_needed(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no training samples"):
+        export_int8(folder / "ema.pt", tmp_path / "x.onnx", tmp_path)
