@@ -11,9 +11,17 @@ from encode_media import TICK, LumaJudge, Oracle, scene
 
 from hybridprompt.bitstream.obu import HeaderTracker, ObuType, iterate_obus
 from hybridprompt.decode.injection import GopDecoding, decode_gop
-from hybridprompt.encode.gate import CachedGenerator, Gop, GopGate, can_carry, find_candidates, sample_frames
+from hybridprompt.encode.gate import (
+    CachedGenerator,
+    Gop,
+    GopGate,
+    _spread_from,
+    can_carry,
+    find_candidates,
+    sample_frames,
+)
 from hybridprompt.encode.pipeline import attach_prompts
-from hybridprompt.encode.settings import GATE_LEVELS, PRESETS, Preset
+from hybridprompt.encode.settings import PRESETS, Preset
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.fake import FakeGenerator
@@ -88,11 +96,24 @@ def test_gate_picks_the_part_that_gets_better(still, still_packets, name: str) -
     assert (prompt.width, prompt.height, prompt.generator_id) == (WIDTH, HEIGHT, b"fakefake")
     gate = parse_sections(prompt).gate
     assert gate.block_size == 64
-    strongest = max(PRESETS[name].key_levels) / (GATE_LEVELS - 1)
-    assert np.array_equal(gate.strengths(), [[strongest, strongest, 0, 0]] * 2)
-    assert anchor.coverage == pytest.approx(strongest / 2)
+    strengths = gate.strengths()
+    assert np.array_equal(strengths[:, [0, 2, 3]], [[1, 0, 0]] * 2)
+    # Where levels are tried side by side, a block at the border sees its neighbours' loss.
+    assert (strengths[:, 1] >= (0.5 if PRESETS[name].joint_anchors else 1)).all()
+    assert anchor.coverage == pytest.approx(strengths.mean())
     # Half the picture was 8 levels off, and is not any more.
-    assert decision.base_distance - decision.distance == pytest.approx(4 * strongest, abs=0.5)
+    assert decision.base_distance - decision.distance == pytest.approx(8 * anchor.coverage, abs=0.5)
+
+
+def test_levels_side_by_side_are_told_apart() -> None:
+    rows, columns = np.indices((6, 9))
+    known = (rows + columns) % 2 == 0
+    rng = np.random.default_rng(1)
+    smooth = 5 + 0.1 * rows + 0.2 * columns
+    found = _spread_from(np.where(known, smooth, -100 + rng.random(known.shape)), known)
+    assert np.array_equal(found[known], smooth[known])
+    assert np.abs(found - smooth).max() < 0.3
+    assert not _spread_from(smooth, np.zeros_like(known)).any()
 
 
 def test_strength_between_is_found(still, still_packets) -> None:

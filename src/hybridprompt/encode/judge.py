@@ -8,6 +8,7 @@ needs NumPy only.
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -61,6 +62,9 @@ class LpipsJudge:
     """LPIPS v0.1 with AlexNet, of pictures scaled down by ``scale``."""
 
     def __init__(self, scale: int = 1) -> None:
+        # Its threads would burn the cores while they wait for each other beside SVT-AV1's.  No effect where
+        # torch was loaded before.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
         from hybridprompt.evaluate.perceptual import Lpips

@@ -62,7 +62,10 @@ class Lpips:
         x = x.contiguous(memory_format=torch.channels_last)
         stages = self._alex(x) if self.network == "alex" else self._vgg(x)
         stages = [s.float() for s in stages]
-        return [s / (s.pow(2).sum(1, keepdim=True).sqrt() + 1e-10) for s in stages]
+        norms = [torch.linalg.vector_norm(s, dim=1, keepdim=True) + 1e-10 for s in stages]
+        # In place where nothing is learnt: large temporary tensors cost as much as the arithmetic.
+        in_place = not torch.is_grad_enabled()
+        return [s.div_(n) if in_place else s / n for s, n in zip(stages, norms, strict=True)]
 
     def _alex(self, x: torch.Tensor) -> list[torch.Tensor]:
         out = []
@@ -87,7 +90,12 @@ class Lpips:
 
     def distance_maps(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> list[torch.Tensor]:
         """Per stage, the distance at every position: (N, h_i, w_i)."""
-        return [((x - y) ** 2 * w).sum(1) for x, y, w in zip(a, b, self.linear, strict=True)]
+        maps = []
+        for x, y, weight in zip(a, b, self.linear, strict=True):
+            difference = x - y
+            square = difference * difference if torch.is_grad_enabled() else difference.square_()
+            maps.append(torch.einsum("nchw,c->nhw", square, weight.flatten()))
+        return maps
 
     def distance(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
         """Distance of two lists of features: (N,)."""
