@@ -1,6 +1,9 @@
+import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -9,7 +12,7 @@ from video_media import RATE, TICK, pictures, psnr
 from hybridprompt.errors import CodecError, ConfigError
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import Av1Settings, encode_gop, encode_stream, sequence_header
-from hybridprompt.video.picture import ColorInfo
+from hybridprompt.video.picture import ColorInfo, Picture
 
 SETTINGS = Av1Settings(width=96, height=64, frame_rate=RATE, time_base=TICK, crf=30, preset=10)
 
@@ -86,6 +89,20 @@ def test_color_reaches_the_sequence_header() -> None:
 def test_bad_settings_are_refused(change: dict[str, float | None]) -> None:
     with pytest.raises(ConfigError):
         replace(SETTINGS, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="the system does not tell")
+def test_encoder_takes_no_real_time_priority() -> None:
+    """As root it would, for its own threads and ours; whatever else runs would starve."""
+    policies: set[int] = set()
+
+    def watched() -> Iterator[Picture]:
+        for picture in pictures(3):
+            policies.update(os.sched_getscheduler(int(t.name)) for t in Path("/proc/self/task").iterdir())
+            yield picture
+
+    assert len(list(encode_stream(watched(), SETTINGS, 8))) == 3
+    assert policies == {os.SCHED_OTHER}
 
 
 def test_cancelled_encode_ends() -> None:

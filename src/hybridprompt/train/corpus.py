@@ -30,11 +30,15 @@ from hybridprompt.bitstream.obu import HeaderTracker
 from hybridprompt.errors import ConfigError, HybridPromptError, MediaError
 from hybridprompt.video.files import open_input, reason
 from hybridprompt.video.picture import picture_from_frame
+from hybridprompt.video.scheduling import ordinary_priority
 
 logger = logging.getLogger(__name__)
 
 FRAMES = 33
 """Length of one piece: a keyframe and one whole mini-GOP of 32 pictures."""
+
+DEFAULT_TUNE = 0
+"""Visual quality: what `hybridprompt encode` asks of SVT-AV1."""
 
 _MIN_SIDE = 64
 
@@ -51,12 +55,14 @@ class Piece:
     crf: int
     preset: int
     split: str
+    tune: int = DEFAULT_TUNE
+    """SVT-AV1's number."""
     start_frame: int | None = None
     """First frame in the clip; None for a photo."""
 
     @property
     def name(self) -> str:
-        key = f"{self.path.name}:{self.seed}:{self.crf}:{self.preset}:{self.start_frame}"
+        key = f"{self.path.name}:{self.seed}:{self.crf}:{self.preset}:{self.tune}:{self.start_frame}"
         return hashlib.sha256(key.encode()).hexdigest()[:20]
 
 
@@ -124,8 +130,10 @@ def _encode(frames: list[av.VideoFrame], piece: Piece) -> list[av.Packet[av.stre
         "preset": str(piece.preset),
         "crf": str(piece.crf),
         "g": "400",
-        "svtav1-params": "keyint=400:scd=0:lp=1",
+        "svtav1-params": f"keyint=400:scd=0:lp=1:tune={piece.tune}",
     }
+    with ordinary_priority():
+        encoder.open()
     packets = []
     for index, frame in enumerate(frames):
         frame.pts, frame.time_base = index, Fraction(1, 30)

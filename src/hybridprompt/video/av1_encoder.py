@@ -18,6 +18,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from hybridprompt.errors import CodecError, ConfigError
 from hybridprompt.video.picture import ColorInfo, Picture
+from hybridprompt.video.scheduling import ordinary_priority
 
 # SVT-AV1 reads this once, when its first instance is made; without it, it writes to stderr.
 os.environ.setdefault("SVT_LOG", "-1")
@@ -226,7 +227,8 @@ def _open(settings: Av1Settings, keyint: int) -> VideoCodecContext:
     if settings.bitrate_kbps is not None:
         context.bit_rate = round(settings.bitrate_kbps * 1000)
     try:
-        context.open()
+        with ordinary_priority():
+            context.open()
     except av.error.FFmpegError as error:
         raise CodecError(f"SVT-AV1 refuses {settings}: {error}") from error
     return context
