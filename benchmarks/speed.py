@@ -3,8 +3,8 @@
     python benchmarks/speed.py [CLIP] [--repeats 5] [--no-encode]
 
 Decoding delivers every picture as YUV planes.  Every measurement runs in a process of its own, the methods
-take turns, and medians are printed.  Time to the first picture counts from before the imports.  Peak memory is
-Linux's VmHWM (ru_maxrss would count the process that started the measurement).
+take turns, and medians are printed.  Time to the first picture counts from before the imports.  Peak memory
+is Linux's VmHWM (ru_maxrss would count the process that started the measurement).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from hybridprompt.video.source import VideoSource
 from prompted_media import assert_same, ffmpeg_decode, reference_decode
 
 LENGTHS = (110, 90, 120)
-TARGET_KBPS = 90.0
+TARGET_KBPS = 60.0
 
 
 @pytest.fixture(autouse=True, scope="module")

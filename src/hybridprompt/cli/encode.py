@@ -120,6 +120,7 @@ def encode(
     anchor_interval: Annotated[
         str, typer.Option(metavar="FRAMES|off", help="Anchors inside a GOP: a multiple of 32, or off.")
     ] = "32",
+    tune: Annotated[str, typer.Option(help="What SVT-AV1 aims at: vq, psnr or ssim.")] = "vq",
     generator: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Generator (ONNX) instead of the shipped one.")
     ] = None,
@@ -136,6 +137,7 @@ def encode(
         gop_seconds=gop_seconds,
         preset=preset,  # type: ignore[arg-type]  # checked by EncodeSettings
         anchor_interval=parse_interval(anchor_interval),
+        tune=tune,  # type: ignore[arg-type]  # checked by EncodeSettings
         generator=generator,
         overwrite=overwrite,
     )

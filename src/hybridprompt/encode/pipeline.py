@@ -19,7 +19,7 @@ from hybridprompt.encode.judge import Judge, make_judge
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
 from hybridprompt.encode.rate_control import ANALYSIS_CRFS, GopAnalysis, RateControl, quantise_crf
-from hybridprompt.encode.settings import RATE_TOLERANCE, EncodeSettings
+from hybridprompt.encode.settings import RATE_TOLERANCE, SVT_TUNES, EncodeSettings
 from hybridprompt.encode.spool import PacketSpool
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.generator.base import Generator
@@ -114,6 +114,7 @@ class _Encoder:
             preset=preset,
             threads=threads,
             color=source.color,
+            extra=(("tune", str(SVT_TUNES[self.settings.tune])),),
         )
 
     def analyse(self) -> list[GopAnalysis]:
