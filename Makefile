@@ -49,7 +49,7 @@ demo: $(STAMP)
 	$(BIN)/python -m hybridprompt.demo $(if $(CLIP),--clip "$(CLIP)") $(ARGS)
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/headline.py $(ARGS)
+	$(BIN)/hybridprompt evaluate configs/evaluate_short.toml $(ARGS)
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

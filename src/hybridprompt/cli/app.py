@@ -13,6 +13,7 @@ from hybridprompt import __version__
 from hybridprompt.cli import common
 from hybridprompt.cli.decode import decode
 from hybridprompt.cli.encode import encode, enhance
+from hybridprompt.cli.evaluate import evaluate
 from hybridprompt.cli.inspect import inspect
 from hybridprompt.cli.train import corpus, export, train
 from hybridprompt.errors import HybridPromptError
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, enhance, decode, inspect, corpus, train, export):
+for command in (encode, enhance, decode, inspect, evaluate, corpus, train, export):
     app.command()(command)
 
 

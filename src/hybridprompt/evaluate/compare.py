@@ -14,7 +14,7 @@ from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.video.picture import BT601_525, BT601_625, BT2020, Picture
 
 METRICS = ("LPIPS-Alex", "LPIPS-VGG", "DISTS", "PSNR-Y")
-HIGHER_IS_BETTER = frozenset({"PSNR-Y"})
+HIGHER_IS_BETTER = frozenset({"PSNR-Y", "MS-SSIM", "VMAF", "VMAF-NEG"})
 
 
 def matrix_name(picture: Picture) -> Matrix:
@@ -110,5 +110,6 @@ def mean_scores(scores: Sequence[FrameScores]) -> dict[str, dict[str, float]]:
 
 
 def spread(count: int, parts: int) -> list[int]:
-    """``parts`` frame indices at the middles of equal parts of ``count`` frames."""
-    return sorted({min(int((i + 0.5) * count / parts), count - 1) for i in range(min(parts, count))})
+    """``parts`` frame indices at the middles of equal parts of ``count`` frames; all where they are fewer."""
+    parts = min(parts, count)
+    return [int((i + 0.5) * count / parts) for i in range(parts)]
