@@ -15,7 +15,7 @@ from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import Generator, identity_of
 from hybridprompt.generator.onnx_generator import OnnxGenerator
 
-DEFAULT_GENERATOR = "generator_v1"
+DEFAULT_GENERATOR = "generator_v2"
 _MAX_WEIGHTS_BYTES = 256 << 20
 
 

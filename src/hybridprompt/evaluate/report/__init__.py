@@ -1,0 +1,1 @@
+"""What a run of `hybridprompt evaluate` found, as one HTML page, plots with their numbers, and Markdown."""
