@@ -8,13 +8,14 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from train_media import TINY, write_samples  # noqa: E402
+from train_media import TINY, tiny_config, write_samples  # noqa: E402
 
 from hybridprompt.errors import ConfigError, GeneratorError  # noqa: E402
 from hybridprompt.generator.network import GeneratorNetwork  # noqa: E402
 from hybridprompt.generator.registry import load_file  # noqa: E402
 from hybridprompt.train import export as export_module  # noqa: E402
-from hybridprompt.train.export import compare_generators, export, export_int8  # noqa: E402
+from hybridprompt.train.export import compare_generators, export, export_int8, load_weights  # noqa: E402
+from hybridprompt.train.loop import Trainer  # noqa: E402
 from hybridprompt.train.samples import even_samples  # noqa: E402
 
 
@@ -73,3 +74,21 @@ def test_unfaithful_integers_are_refused(folder: Path, monkeypatch) -> None:
 def test_a_corpus_is_needed(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no training samples"):
         export_int8(folder / "ema.pt", tmp_path / "x.onnx", tmp_path)
+
+
+def test_training_goes_on_from_an_exported_file(folder: Path, tmp_path: Path) -> None:
+    export(folder / "ema.pt", tmp_path / "start.onnx")
+    trainer = Trainer(tiny_config(tmp_path, start_from=tmp_path / "start.onnx"))
+    for name, value in load_weights(folder / "ema.pt").state_dict().items():
+        assert torch.equal(trainer.network.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("kind", ["int8", "noise", "missing"])
+def test_training_cannot_go_on_from_other_files(folder: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"{kind}.onnx"
+    if kind == "int8":
+        export_int8(folder / "ema.pt", path, folder / "corpus")
+    elif kind == "noise":
+        path.write_bytes(bytes(range(256)))
+    with pytest.raises(ConfigError, match="cannot be continued from"):
+        Trainer(tiny_config(tmp_path, start_from=path))

@@ -45,8 +45,6 @@ def encode_peer(source: VideoSource, crf: float, *, svt_preset: int, gop_seconds
         preset=svt_preset,
         threads=2,
         color=source.color,
-        # The better of its tunes at these rates.
-        extra=(("tune", "0"),),
     )
     gop_length = max(1, round(gop_seconds * float(source.average_rate)))
     started = time.monotonic()

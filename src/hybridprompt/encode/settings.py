@@ -82,8 +82,8 @@ class EncodeSettings:
 
     anchor_interval: frames between anchors inside a GOP, a multiple of 32 (the mini-GOP of SVT-AV1's random
     access structure, whose base pictures alone can be anchors); None leaves only the keyframe. generator: an
-    ONNX file; None takes the shipped generator. tune: what SVT-AV1 aims at; "vq", visual quality, is nearer
-    to the source in LPIPS at the same bytes, "psnr" is SVT-AV1's own default. Raises ConfigError.
+    ONNX file; None takes the shipped generator. tune: what SVT-AV1 aims at; "vq", visual quality, is mostly
+    nearer to the source in LPIPS-Alex, "psnr", its own default, in all other metrics. Raises ConfigError.
     """
 
     bitrate_kbps: float | None = None
@@ -92,7 +92,7 @@ class EncodeSettings:
     preset: PresetName = "medium"
     anchor_interval: int | None = 32
     generator: Path | None = None
-    tune: TuneName = "vq"
+    tune: TuneName = "psnr"
     overwrite: bool = False
 
     def __post_init__(self) -> None:

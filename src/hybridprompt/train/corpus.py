@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 FRAMES = 33
 """Length of one piece: a keyframe and one whole mini-GOP of 32 pictures."""
 
-DEFAULT_TUNE = 0
-"""Visual quality: what `hybridprompt encode` asks of SVT-AV1."""
+DEFAULT_TUNE = 1
+"""SVT-AV1's number of what `hybridprompt encode` asks of it: PSNR."""
 
 _MIN_SIDE = 64
 

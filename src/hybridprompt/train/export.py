@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -134,6 +135,25 @@ def load_weights(path: Path) -> GeneratorNetwork:
     except (OSError, EOFError, UnpicklingError, LookupError, TypeError, RuntimeError, ValueError) as error:
         raise GeneratorError(f"{path}: not the weights of a generator: {error}") from error
     return network.eval()
+
+
+def read_onnx(path: Path) -> dict[str, torch.Tensor]:
+    """The network's weights in a float32 file of `export`, by their names in torch.
+
+    Raises OSError, and ValueError for another file.
+    """
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except DecodeError as error:
+        raise ValueError(f"not an ONNX file: {error}") from error
+    found = {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for tensor in model.graph.initializer
+        if tensor.name.endswith((".weight", ".bias"))
+    }
+    if not found:
+        raise ValueError("holds no float32 weights of a generator")
+    return found
 
 
 @torch.no_grad()

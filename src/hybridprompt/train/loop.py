@@ -81,6 +81,17 @@ def _told_where(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path}: cannot be continued from: {error}") from error
 
 
+def _weights(path: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    """Weights to start from: of a run, or of a float32 ONNX file."""
+    if path.suffix == ".onnx":
+        from hybridprompt.train.export import read_onnx
+
+        return read_onnx(path)
+    state = torch.load(path, map_location=device, weights_only=True)
+    weights: dict[str, torch.Tensor] = state["network"]
+    return weights
+
+
 class Trainer:
     """Owns a run's folder: ``checkpoint.pt``, ``log.jsonl`` and ``ema.pt``.
 
@@ -112,9 +123,9 @@ class Trainer:
                 self._restore(torch.load(checkpoint, map_location=self.device, weights_only=True))
         elif config.start_from is not None:
             with _told_where(config.start_from):
-                state = torch.load(config.start_from, map_location=self.device, weights_only=True)
-                self.network.load_state_dict(state["network"])
-                self.ema.network.load_state_dict(state["network"])
+                weights = _weights(config.start_from, self.device)
+                self.network.load_state_dict(weights)
+                self.ema.network.load_state_dict(weights)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
