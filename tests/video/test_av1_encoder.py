@@ -20,12 +20,13 @@ SETTINGS = Av1Settings(width=96, height=64, frame_rate=RATE, time_base=TICK, crf
 
 _POLICIES = """
 import os
-from test_av1_encoder import SETTINGS
-from video_media import pictures
-from hybridprompt.video.av1_encoder import encode_stream
 
 # The process that starts this one may be marked already, and hands that down.
 os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+from test_av1_encoder import SETTINGS
+from video_media import pictures
+from hybridprompt.video.av1_encoder import encode_stream
 
 def watched():
     for picture in pictures(3):
