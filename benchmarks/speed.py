@@ -22,26 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hybridprompt.encode.settings import PRESETS, EncodeSettings
+from hybridprompt.evaluate.speed import PEAK_PROGRAM, PLAIN_PROGRAM
 
-_PLAIN = r"""
-import re, sys, time, json
-start = time.perf_counter()
-import av
-container = av.open(sys.argv[1])
-stream = container.streams.video[0]
-stream.thread_count, stream.thread_type = 2, "AUTO"
-first, count = None, 0
-for frame in container.decode(stream):
-    memoryview(frame.planes[0]), memoryview(frame.planes[1]), memoryview(frame.planes[2])
-    if first is None: first = time.perf_counter()
-    count += 1
-end = time.perf_counter()
-peak = int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
-print(json.dumps(dict(fps=count / (end - start), first=first - start, peak=peak, count=count)))
-"""
-
-_OURS = r"""
-import re, sys, time, json
+_OURS = """
+import sys, time, json
 start = time.perf_counter()
 import hybridprompt
 first, count, anchors = None, 0, 0
@@ -52,9 +36,8 @@ with hybridprompt.open(sys.argv[1], base=sys.argv[2] == "base") as video:
         count += 1
         anchors += picture.is_anchor
 end = time.perf_counter()
-peak = int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
 fps = count / (end - start)
-print(json.dumps(dict(fps=fps, first=first - start, peak=peak, count=count, anchors=anchors)))
+print(json.dumps(dict(fps=fps, first=first - start, peak=peak(), anchors=anchors)))
 """
 
 _PLAIN_ENCODE = """
@@ -97,14 +80,14 @@ def _run(code: str, *arguments: str) -> str:
 def decode_table(path: Path, repeats: int) -> Table:
     """Measure decoding of one file."""
     methods = {
-        "plain dav1d, 2 threads": (_PLAIN, ""),
+        "plain dav1d, 2 threads": (PLAIN_PROGRAM, ""),
         "ours, --base": (_OURS, "base"),
         "ours": (_OURS, "prompts"),
     }
     results: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     for _ in range(repeats):
         for name, (code, mode) in methods.items():
-            results[name].append(json.loads(_run(code, str(path), mode)))
+            results[name].append(json.loads(_run(PEAK_PROGRAM + code, str(path), mode)))
     median = {
         name: {key: statistics.median(r[key] for r in rows) for key in rows[0]}
         for name, rows in results.items()

@@ -114,7 +114,7 @@ def save_figure(figure: Figure, path: Path) -> None:
             data = io.BytesIO()
             image.save(data, format="PNG", optimize=True)
             if data.tell() < MAX_BYTES:
-                _write(path, data.getvalue())
+                write_file(path, data.getvalue())
                 return
     sys.exit(f"{path}: does not fit into {MAX_BYTES} bytes")
 
@@ -141,10 +141,11 @@ def save_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    _write(path, text.getvalue().encode())
+    write_file(path, text.getvalue().encode())
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it; its folder is made.  Raises MediaError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = PartialFile(path, overwrite=True)
     try:

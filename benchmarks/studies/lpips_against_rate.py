@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from figures import FIGURES, MAX_BYTES
+from figures import FIGURES, MAX_BYTES, write_file
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +22,6 @@ from hybridprompt.evaluate.report.hull import hull
 from hybridprompt.evaluate.report.load import Run, load_run
 from hybridprompt.evaluate.report.metrics import PRIMARY, show, with_direction
 from hybridprompt.evaluate.report.plots import rate_plots
-from hybridprompt.video.files import PartialFile
 
 
 def hull_table(run: Run, metric: str) -> Table:
@@ -57,16 +56,10 @@ def main() -> None:
     if not plots:
         sys.exit(f"{arguments.run_folder}: no result has {arguments.metric}")
     Console(width=110).print(hull_table(run, arguments.metric))
-    arguments.output.mkdir(parents=True, exist_ok=True)
     for plot in plots:
         for ending, data in (("png", plot.png), ("csv", plot.csv.encode())):
             path = arguments.output / f"{plot.name}.{ending}"
-            partial = PartialFile(path, overwrite=True)
-            try:
-                partial.path.write_bytes(data)
-                partial.commit()
-            finally:
-                partial.discard()
+            write_file(path, data)
             if len(data) >= MAX_BYTES:
                 print(f"{path}: {len(data)} bytes, too large for the repository", file=sys.stderr)
 
