@@ -126,7 +126,11 @@ def evaluate(
     ] = None,
     metrics: Annotated[str | None, typer.Option(metavar="A,B", help="Only these metrics.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Use the first seconds of each clip; 0 for all.", show_default="4")
+        float | None, typer.Option(help="Use so many seconds of each clip; 0 for all.", show_default="4")
+    ] = None,
+    start_share: Annotated[
+        float | None,
+        typer.Option(help="Begin at this share of each clip; 0.5 is its second half.", show_default="0"),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the results.", show_default="out/evaluate")
@@ -162,6 +166,7 @@ def evaluate(
     others = {
         "scales": scales,
         "metrics": metrics,
+        "start_share": start_share,
         "seconds": seconds,
         "output": output,
         "light_frames": light_frames,

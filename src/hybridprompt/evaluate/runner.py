@@ -168,19 +168,21 @@ def _version(package: str) -> str | None:
         return None
 
 
-def open_reference(path: Path, seconds: float, cache: EncodeCache) -> Reference:
-    """The reference of a clip: the clip itself, or its first seconds in the cache, losslessly.
+def open_reference(path: Path, seconds: float, cache: EncodeCache, *, start_share: float = 0.0) -> Reference:
+    """The reference of a clip: the clip itself, or a piece of it in the cache, losslessly.
 
-    Raises MediaError.
+    seconds: length of the piece; 0 for all that follows its start.  start_share: where it begins, as a share of
+    the clip's duration.  Raises MediaError.
     """
     source = VideoSource(path)
-    digest = digest_of({"clip": file_digest(path), "size": path.stat().st_size, "seconds": seconds})
-    if seconds == 0:
+    cut_of = {"clip": file_digest(path), "size": path.stat().st_size, "seconds": seconds}
+    digest = digest_of(cut_of | ({"start_share": start_share} if start_share else {}))
+    if seconds == 0 and start_share == 0:
         return _described(source, path, digest, _pts_span(source.frames()))
 
     def cut(target: Path) -> dict[str, Any]:
         span = _Span()
-        pictures = span.watch(source.frames(duration_seconds=seconds))
+        pictures = span.watch(source.frames(_start_seconds(source, start_share), seconds or None))
         write_lossless(pictures, target, source.average_rate)
         return {"frames": span.frames, "first": span.first, "last": span.last}
 
@@ -188,6 +190,14 @@ def open_reference(path: Path, seconds: float, cache: EncodeCache) -> Reference:
     entry = cache.get_or_make(key, ".mkv", cut)
     span = _Span(entry.info["frames"], entry.info["first"], entry.info["last"])
     return _described(source, entry.path, digest, span)
+
+
+def _start_seconds(source: VideoSource, share: float) -> float | None:
+    if share == 0:
+        return None
+    if source.duration_seconds is None:
+        raise MediaError(f"{source.path}: its duration is not known, so a share of it cannot be left out")
+    return share * source.duration_seconds
 
 
 @dataclass
@@ -258,7 +268,9 @@ class _Work:
     def _clip(self, clip: Path) -> list[Record]:
         names = self.settings.methods
         try:
-            reference = open_reference(clip, self.settings.seconds, self.cache)
+            reference = open_reference(
+                clip, self.settings.seconds, self.cache, start_share=self.settings.start_share
+            )
         except (HybridPromptError, OSError) as error:
             _log.debug("%s cannot be used", clip, exc_info=True)
             # How many lines it has is not known: the rates of the smallest class stand for it.
@@ -365,6 +377,7 @@ class _Job:
             "method": str(method.name),
             "encode": method.encode_settings(reference),
             "show": method.result_settings(),
+            "start_share": settings.start_share,
             "seconds": settings.seconds,
             "metrics": self.metrics,
             "light_frames": list(self.plan.light),
@@ -557,8 +570,9 @@ class StoredPictures:
     def _reference(self, clip: str) -> Reference | None:
         if clip not in self._references:
             try:
+                settings = self._evaluation.settings
                 self._references[clip] = open_reference(
-                    self._clips[clip], self._evaluation.settings.seconds, self._cache
+                    self._clips[clip], settings.seconds, self._cache, start_share=settings.start_share
                 )
             except (HybridPromptError, OSError, LookupError) as error:
                 _log.debug("no pictures of %s: %s", clip, error)

@@ -73,8 +73,9 @@ DEFAULT_RATES = (RateClass(900, (100.0, 200.0, 400.0)), RateClass(0, (60.0, 120.
 class EvaluateSettings:
     """What to compare, and how; everything that is needed to repeat it.  Raises ConfigError.
 
-    clips: video files, or folders of them.  scales: of every peer that is named at full size.  seconds: of
-    each clip, from its start; 0 for all of it.  gop_seconds: longest GOP, of all methods.  threads: of
+    clips: video files, or folders of them.  scales: of every peer that is named at full size.  start_share:
+    where in each clip to begin, as a share of its duration (0.5: its second half).  seconds: of each clip, from
+    there on; 0 for the rest of it.  gop_seconds: longest GOP, of all methods.  threads: of
     every encoder.  light_frames, heavy_frames: sampled frames of the cheap and of the costly metrics.
     vmaf_step: VMAF scores every how many-th frame.  seed: 0 spreads the samples evenly, others draw one in
     each equal part.
@@ -89,6 +90,7 @@ class EvaluateSettings:
     )
     scales: tuple[str, ...] = ("1",)
     metrics: tuple[str, ...] = METRIC_NAMES
+    start_share: float = 0.0
     seconds: float = 4.0
     gop_seconds: float = 4.0
     threads: int = 2
@@ -120,6 +122,8 @@ class EvaluateSettings:
                 )
         if self.seconds != 0 and not 0.1 <= self.seconds <= 36_000:
             raise ConfigError(f"seconds is {self.seconds:g}, expected 0 (all) or 0.1 to 36000")
+        if not 0 <= self.start_share < 1:
+            raise ConfigError(f"start_share is {self.start_share:g}, expected 0 or more and less than 1")
         for name in ("methods", "metrics", "scales", "rates"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty, expected one or more")
@@ -338,6 +342,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "methods": lambda value: tuple(map(parse_method, _texts(value))),
     "scales": lambda value: tuple(_texts(value)),
     "metrics": lambda value: tuple(_texts(value)),
+    "start_share": _number,
     "seconds": _number,
     "gop_seconds": _number,
     "threads": _whole,
