@@ -8,9 +8,12 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
 from hybridprompt.errors import MediaError
 from hybridprompt.evaluate import metrics as module
 from hybridprompt.evaluate.metrics import MetricSet, flicker, sample_plan
+from hybridprompt.evaluate.perceptual import Lpips
 from hybridprompt.evaluate.settings import METRIC_NAMES
 from hybridprompt.evaluate.vmaf import find_vmaf
 from hybridprompt.evaluate.weights import have_metric_weights
@@ -109,7 +112,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone() -> None:
         raise ImportError("pytorch_msssim is not there")
 
-    monkeypatch.setitem(module._LOADERS, "MS-SSIM", gone)
+    monkeypatch.setattr(module, "_ms_ssim", gone)
     monkeypatch.setattr(module, "find_vmaf", lambda: (None, "no libvmaf"))
     metrics = MetricSet(["MS-SSIM", "VMAF", "PSNR-Y"])
     source = clip(2)
@@ -136,3 +139,56 @@ def test_samples_are_spread_or_drawn() -> None:
     assert drawn == sample_plan(100, 4, 1, seed=5) != sample_plan(100, 4, 1, seed=6)
     assert [f // 25 for f in drawn.light] == [0, 1, 2, 3]
     assert sample_plan(3, 10, 0, seed=2).light == (0, 1, 2)
+
+
+def test_features_of_a_source_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not have_metric_weights():
+        pytest.skip("the metric packages are not installed")
+    calls = []
+    features = Lpips.features
+    monkeypatch.setattr(Lpips, "features", lambda self, rgb: calls.append(1) or features(self, rgb))
+    metrics = MetricSet(["LPIPS-Alex"])
+    source = clip(2)
+    other = [noisy(p, i) for i, p in enumerate(source)]
+    plan = sample_plan(2, 2, 0)
+    first = metrics.measure(source, other, plan)
+    assert len(calls) == 4
+    # Other objects with the same content, as another decode gives them.
+    again = metrics.measure([p.copied() for p in source], other, plan)
+    assert len(calls) == 6
+    assert again.per_frame == first.per_frame
+    # The same planes in other colours are another picture.
+    full = [replace(p, color=replace(p.color, full_range=True)) for p in source]
+    metrics.measure(full, full, plan)
+    assert len(calls) == 10
+    metrics.forget_sources()
+    metrics.measure(source, other, plan)
+    assert len(calls) == 14
+
+
+def test_what_does_not_fit_is_not_kept() -> None:
+    kept = module._KeptFeatures(100)
+    first, second = clip(2)
+    kept.put(None, first, [torch.zeros(20)])
+    kept.put(None, second, [torch.zeros(20)])
+    assert kept.get(None, first) is not None
+    assert kept.get(None, second) is None
+    kept.clear()
+    kept.put(None, second, [torch.zeros(20)])
+    assert kept.get(None, second) is not None
+
+
+def test_bfloat16_agrees_with_float32() -> None:
+    if not have_metric_weights():
+        pytest.skip("the metric packages are not installed")
+    source = clip(1)
+    plan = sample_plan(1, 1, 1)
+    for seed in (1, 2):
+        shown = [noisy(p, seed) for p in source]
+        exact, rounded = (
+            MetricSet(["LPIPS-VGG", "DISTS"], precision=p).measure(source, shown, plan)
+            for p in ("float32", "bfloat16")
+        )
+        assert exact.values != rounded.values
+        for name, value in exact.values.items():
+            assert rounded.values[name] == pytest.approx(value, rel=0.01)

@@ -13,12 +13,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from hybridprompt.encode.method import make_method, normalised_code
+from hybridprompt.encode.method import imported_sources, make_method, normalised_code
 from hybridprompt.errors import CodecError, ConfigError, MediaError
 from hybridprompt.evaluate import runner
+from hybridprompt.evaluate.cache import EncodeCache
 from hybridprompt.evaluate.methods import MethodName, Reference, parse_method
 from hybridprompt.evaluate.rates import Grid, crf_grid
-from hybridprompt.evaluate.runner import Evaluation, Moment, Outcome, StoredPictures
+from hybridprompt.evaluate.runner import Evaluation, Moment, Outcome, StoredPictures, open_reference
 from hybridprompt.evaluate.settings import EvaluateSettings, RateClass
 from hybridprompt.video.peer_encoder import track_bytes
 from hybridprompt.video.picture import Picture
@@ -274,6 +275,30 @@ def test_layout_and_texts_of_code_do_not_matter() -> None:
     one = 'def f(x):\n    """Text."""\n    # Why.\n    return x + 1\n'
     assert normalised_code(one) == normalised_code("def f(x): return (x+1)")
     assert normalised_code(one) != normalised_code("def f(x): return x + 2")
+
+
+def test_the_code_that_counts_is_what_is_imported() -> None:
+    found = imported_sources(("hybridprompt.encode.pipeline",))
+    # At the top; inside a function; by others; a module taken from its package.
+    for name in ("encode.gate", "encode.judge", "evaluate.perceptual", "bitstream.bits"):
+        assert f"hybridprompt.{name}" in found
+    assert not [name for name in found if name.startswith(("hybridprompt.cli", "hybridprompt.train"))]
+    assert imported_sources(("hybridprompt.errors", "os.path", "hybridprompt.no_such")).keys() == {
+        "hybridprompt.errors"
+    }
+
+
+def test_a_share_of_a_clip_is_cut_off(clips: Path, tmp_path: Path) -> None:
+    encodes = EncodeCache(tmp_path, 10**9)
+    whole = open_reference(clips / "a.mp4", 0, encodes)
+    half = open_reference(clips / "a.mp4", 0, encodes, start_share=0.5)
+    piece = open_reference(clips / "a.mp4", 0.1, encodes, start_share=0.5)
+    assert [r.frames for r in (whole, half, piece)] == [12, 6, 3]
+    assert len({r.digest for r in (whole, half, piece)}) == 3
+    last = list(whole.pictures())[6:]
+    for one, other in zip(half.pictures(), last, strict=True):
+        assert np.array_equal(one.y, other.y)
+    assert half.duration_seconds == pytest.approx(0.2, abs=0.002)
 
 
 # ------------------------------------------------------------------------------------------- real codecs

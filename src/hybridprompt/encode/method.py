@@ -7,8 +7,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,8 @@ _MAX_ENCODES = 4
 _MARGIN = 0.99
 """What is asked for of the target: the encoder meets its rate from either side, a match is from below."""
 
-_CODE = ("bitstream", "decode", "encode", "generator", "prompt", "video")
-_NOT_OURS = ("peer_encoder.py", "method.py")
+_PACKAGE = Path(__file__).parents[1]
+_ENTRY_POINTS = ("hybridprompt.encode.pipeline", "hybridprompt.decode.video_file")
 
 _PROGRAM = """
 import sys, time, json
@@ -121,20 +119,41 @@ def _identity(path: Path | None) -> str:
 def code_digest() -> str:
     """Digest of the code that encodes and decodes, less comments, docstrings and layout.
 
-    With it in the key of a result, no result of other code is ever taken for one of this.
+    With it in the key of a result, no result of other code is ever taken for one of this.  What counts is
+    what the encoder and the decoder import, at the top or inside a function, directly or by others.
     """
-    package = resources.files("hybridprompt")
     digest = hashlib.sha256()
-    for name in _CODE:
-        for file in _sources(package / name):
-            digest.update(normalised_code(file.read_text(encoding="utf-8")).encode())
+    for name, source in sorted(imported_sources(_ENTRY_POINTS).items()):
+        digest.update(f"{name}\n{normalised_code(source)}".encode())
     return digest.hexdigest()[:16]
 
 
-def _sources(folder: Traversable) -> Iterator[Traversable]:
-    for item in sorted(folder.iterdir(), key=lambda item: item.name):
-        if item.name.endswith(".py") and item.name not in _NOT_OURS:
-            yield item
+def imported_sources(entries: tuple[str, ...]) -> dict[str, str]:
+    """The sources of modules and of all that they import of this package, by module name."""
+    found: dict[str, str] = {}
+    waiting = list(entries)
+    while waiting:
+        name = waiting.pop()
+        file = _source_file(name)
+        if name in found or file is None:
+            continue
+        found[name] = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(found[name])):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                # What is imported from a package may be a module.
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
+
+
+def _source_file(module: str) -> Path | None:
+    package, *parts = module.split(".")
+    if package != "hybridprompt":
+        return None
+    place = _PACKAGE.joinpath(*parts)
+    candidates = (place / "__init__.py", place.with_suffix(".py"))
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def normalised_code(source: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import torch
 from hybridprompt.errors import CodecError, ConfigError, MediaError
 from hybridprompt.evaluate.compare import picture_to_rgb, psnr_y, spread
 from hybridprompt.evaluate.perceptual import Dists, Lpips
-from hybridprompt.evaluate.settings import METRIC_NAMES
+from hybridprompt.evaluate.settings import METRIC_NAMES, Precision
 from hybridprompt.evaluate.vmaf import MODELS, VmafRun, find_vmaf
 from hybridprompt.video.picture import Picture
 
@@ -20,6 +21,7 @@ METRICS_VERSION = 1
 """Goes into the key of every result: raise it when a metric's values change."""
 
 HEAVY_METRICS = frozenset({"LPIPS-VGG", "DISTS"})
+_KEPT_BYTES = 4 * 10**9
 _MS_SSIM_MIN_SIDE = 161
 _DIGITS = 6
 
@@ -94,15 +96,19 @@ def ms_ssim_y(source: Picture, decoded: Picture) -> float:
 class MetricSet:
     """Metrics that are ready to be used for any number of clips; their networks are loaded once.
 
-    missing: by name, why a metric that was asked for cannot be computed on this machine.
+    precision: of the networks of LPIPS-VGG and DISTS.  missing: by name, why a metric that was asked for
+    cannot be computed on this machine.
     """
 
-    def __init__(self, metrics: Collection[str], *, threads: int = 2) -> None:
+    def __init__(
+        self, metrics: Collection[str], *, threads: int = 2, precision: Precision = "float32"
+    ) -> None:
         self.metrics = tuple(name for name in METRIC_NAMES if name in metrics)
         self.missing: dict[str, str] = {}
         self._threads = threads
         self._functions: dict[str, PictureMetric] = {}
-        for name, load in _LOADERS.items():
+        self._kept = _KeptFeatures(_KEPT_BYTES)
+        for name, load in _loaders(precision, self._kept).items():
             if name in self.metrics:
                 try:
                     self._functions[name] = load()
@@ -111,6 +117,10 @@ class MetricSet:
         program, why = find_vmaf()
         if program is None:
             self.missing |= {name: why for name in MODELS if name in self.metrics}
+
+    def forget_sources(self) -> None:
+        """Give back the memory of source pictures that will not be met again."""
+        self._kept.clear()
 
     @torch.inference_mode()
     def measure(
@@ -230,14 +240,54 @@ def _in_step(source: Iterable[Picture], decoded: Iterable[Picture]) -> Iterator[
         raise MediaError(f"the decoded video goes on after frame {frame}, the last of its source")
 
 
-def _lpips(network: str) -> PictureMetric:
-    lpips = Lpips("alex" if network == "alex" else "vgg")
-    return lambda source, decoded: float(lpips(picture_to_rgb(decoded), picture_to_rgb(source)))
+class _FeatureDistance:
+    """LPIPS or DISTS; features of source pictures are kept, as many results are compared with the same."""
+
+    def __init__(self, network: Lpips | Dists, kept: _KeptFeatures, *, half: bool) -> None:
+        self._network, self._kept, self._half = network, kept, half
+
+    def __call__(self, source: Picture, decoded: Picture) -> float:
+        wanted = self._kept.get(self, source)
+        if wanted is None:
+            wanted = self._network.features(picture_to_rgb(source))
+            if self._half:
+                # Whether they were kept or not must make no difference.
+                wanted = [x.bfloat16() for x in wanted]
+            self._kept.put(self, source, wanted)
+        found = self._network.features(picture_to_rgb(decoded))
+        return float(self._network.distance(found, [x.float() for x in wanted]))
 
 
-def _dists() -> PictureMetric:
-    dists = Dists()
-    return lambda source, decoded: float(dists(picture_to_rgb(decoded), picture_to_rgb(source)))
+class _KeptFeatures:
+    """Features of source pictures by content, up to a limit in bytes; what does not fit is not kept.
+
+    A run meets the same few frames over and over, clip by clip.  Throwing out the oldest would throw out each
+    just before it is met again; so those that came first stay, until `clear` at the end of the clip.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit, self._size = limit_bytes, 0
+        self._found: dict[tuple[int, bytes], list[torch.Tensor]] = {}
+
+    def get(self, metric: _FeatureDistance, picture: Picture) -> list[torch.Tensor] | None:
+        return self._found.get((id(metric), _content(picture)))
+
+    def put(self, metric: _FeatureDistance, picture: Picture, features: list[torch.Tensor]) -> None:
+        size = sum(x.element_size() * x.numel() for x in features)
+        if self._size + size <= self._limit:
+            self._found[id(metric), _content(picture)] = features
+            self._size += size
+
+    def clear(self) -> None:
+        self._found.clear()
+        self._size = 0
+
+
+def _content(picture: Picture) -> bytes:
+    digest = hashlib.blake2b(repr((picture.y.shape, picture.color)).encode(), digest_size=16)
+    for plane in picture.planes:
+        digest.update(plane.tobytes())
+    return digest.digest()
 
 
 def _ms_ssim() -> PictureMetric:
@@ -251,10 +301,13 @@ def _ms_ssim() -> PictureMetric:
     return metric
 
 
-_LOADERS: dict[str, Callable[[], PictureMetric]] = {
-    "LPIPS-Alex": lambda: _lpips("alex"),
-    "LPIPS-VGG": lambda: _lpips("vgg"),
-    "DISTS": _dists,
-    "PSNR-Y": lambda: lambda source, decoded: psnr_y(decoded, source),
-    "MS-SSIM": _ms_ssim,
-}
+def _loaders(precision: Precision, kept: _KeptFeatures) -> dict[str, Callable[[], PictureMetric]]:
+    half = precision == "bfloat16"
+    dtype = torch.bfloat16 if half else torch.float32
+    return {
+        "LPIPS-Alex": lambda: _FeatureDistance(Lpips("alex"), kept, half=False),
+        "LPIPS-VGG": lambda: _FeatureDistance(Lpips("vgg", dtype=dtype), kept, half=half),
+        "DISTS": lambda: _FeatureDistance(Dists(dtype=dtype), kept, half=half),
+        "PSNR-Y": lambda: lambda source, decoded: psnr_y(decoded, source),
+        "MS-SSIM": _ms_ssim,
+    }

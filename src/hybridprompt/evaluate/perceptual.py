@@ -110,9 +110,10 @@ class Dists:
 
     _CHANNELS = (3, 64, 128, 256, 512, 512)
 
-    def __init__(self, *, device: torch.device | str = "cpu") -> None:
+    def __init__(self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         convolutions, _ = _load_convolutions("vgg16")
-        self.convolutions = [(k.to(device), b.to(device)) for k, b in convolutions]
+        self.convolutions = [(k.to(device, dtype), b.to(device, dtype)) for k, b in convolutions]
+        self.dtype = dtype
         weights = torch.load(dists_weights_path(), map_location=device, weights_only=True)
         alpha, beta = weights["alpha"].detach(), weights["beta"].detach()
         total = alpha.sum() + beta.sum()
@@ -120,7 +121,7 @@ class Dists:
         self.beta = torch.split(beta / total, list(self._CHANNELS), dim=1)
         self._mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1)
         self._std = torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1)
-        window = torch.tensor([0.25, 0.5, 0.25], device=device)
+        window = torch.tensor([0.25, 0.5, 0.25], device=device, dtype=dtype)
         self._pool = window[:, None] * window[None]
 
     def _l2_pool(self, x: torch.Tensor) -> torch.Tensor:
@@ -128,8 +129,11 @@ class Dists:
         return (F.conv2d(x * x, kernel, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
 
     def features(self, rgb: torch.Tensor) -> list[torch.Tensor]:
-        """The picture itself and the activations of the five stages."""
-        x = (rgb - self._mean) / self._std
+        """The picture itself and the activations of the five stages, in float32."""
+        x = ((rgb - self._mean) / self._std).to(self.dtype)
+        if self.dtype != torch.float32:
+            # Float32 stays in the order that it was compared with the authors' code in.
+            x = x.contiguous(memory_format=torch.channels_last)
         out = [rgb]
         index = 0
         for stage, count in enumerate(_VGG_STAGES):
@@ -138,7 +142,7 @@ class Dists:
             for _ in range(count):
                 x = F.relu(F.conv2d(x, *self.convolutions[index], 1, 1))
                 index += 1
-            out.append(x)
+            out.append(x.float())
         return out
 
     def distance(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
@@ -148,9 +152,10 @@ class Dists:
         for x, y, alpha, beta in zip(a, b, self.alpha, self.beta, strict=True):
             mean_x, mean_y = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
             texture = (2 * mean_x * mean_y + stabiliser) / (mean_x**2 + mean_y**2 + stabiliser)
-            variance_x = ((x - mean_x) ** 2).mean((2, 3), keepdim=True)
-            variance_y = ((y - mean_y) ** 2).mean((2, 3), keepdim=True)
-            covariance = ((x - mean_x) * (y - mean_y)).mean((2, 3), keepdim=True)
+            x, y = x - mean_x, y - mean_y
+            variance_x = (x * x).mean((2, 3), keepdim=True)
+            variance_y = (y * y).mean((2, 3), keepdim=True)
+            covariance = (x * y).mean((2, 3), keepdim=True)
             structure = (2 * covariance + stabiliser) / (variance_x + variance_y + stabiliser)
             similarity = similarity + (alpha * texture + beta * structure).sum((1, 2, 3))
         return 1 - similarity

@@ -126,7 +126,10 @@ class Evaluation:
             cache = EncodeCache(
                 self.cache_folder or folder / "cache", round(settings.cache_gigabytes * _GIGABYTE)
             )
-            work = _Work(self, store, cache, MetricSet(settings.metrics, threads=settings.threads))
+            metrics = MetricSet(
+                settings.metrics, threads=settings.threads, precision=settings.heavy_precision
+            )
+            work = _Work(self, store, cache, metrics)
             records = work.all(clips)
             store.finish(records)
         return Outcome(folder, records, self.encodes, self.reused)
@@ -171,8 +174,8 @@ def _version(package: str) -> str | None:
 def open_reference(path: Path, seconds: float, cache: EncodeCache, *, start_share: float = 0.0) -> Reference:
     """The reference of a clip: the clip itself, or a piece of it in the cache, losslessly.
 
-    seconds: length of the piece; 0 for all that follows its start.  start_share: where it begins, as a share of
-    the clip's duration.  Raises MediaError.
+    seconds: length of the piece; 0 for all that follows its start.  start_share: where it begins, as a share
+    of the clip's duration.  Raises MediaError.
     """
     source = VideoSource(path)
     cut_of = {"clip": file_digest(path), "size": path.stat().st_size, "seconds": seconds}
@@ -263,6 +266,7 @@ class _Work:
         for clip in clips:
             records += self._clip(clip)
             self.cache.release()
+            self.metrics.forget_sources()
         return records
 
     def _clip(self, clip: Path) -> list[Record]:
@@ -382,6 +386,7 @@ class _Job:
             "metrics": self.metrics,
             "light_frames": list(self.plan.light),
             "heavy_frames": list(self.plan.heavy),
+            "heavy_precision": settings.heavy_precision,
             "vmaf_step": settings.vmaf_step,
             "speed_repeats": settings.speed_repeats if self.times else 0,
             "versions": metric_versions() | {"vmaf": find_vmaf()[1] if _has_vmaf(self.metrics) else None},

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hybridprompt.errors import ConfigError
 from hybridprompt.evaluate.methods import MethodName, parse_method, parse_scale, with_scales
@@ -24,6 +24,8 @@ METRIC_NAMES = (
     "VMAF-NEG",
     "Flicker",
 )
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".y4m", ".avi", ".ts", ".ivf", ".obu"})
 X26X_PRESETS = (
     "ultrafast",
@@ -74,13 +76,13 @@ class EvaluateSettings:
     """What to compare, and how; everything that is needed to repeat it.  Raises ConfigError.
 
     clips: video files, or folders of them.  scales: of every peer that is named at full size.  start_share:
-    where in each clip to begin, as a share of its duration (0.5: its second half).  seconds: of each clip, from
-    there on; 0 for the rest of it.  gop_seconds: longest GOP, of all methods.  threads: of
-    every encoder.  light_frames, heavy_frames: sampled frames of the cheap and of the costly metrics.
-    vmaf_step: VMAF scores every how many-th frame.  seed: 0 spreads the samples evenly, others draw one in
-    each equal part.
-    speed: measure decoding of full-size methods, medians of speed_repeats.  frame_by_frame_frames: how many
-    frames that method generates.  method: samples of single methods, by name.
+    where in each clip to begin, as a share of its duration (0.5: its second half).  seconds: of each clip,
+    from there on; 0 for the rest of it.  gop_seconds: longest GOP, of all methods.  threads: of every
+    encoder.  light_frames, heavy_frames: sampled frames of the cheap and of the costly metrics.
+    heavy_precision: of the networks of the costly metrics.  vmaf_step: VMAF scores every how many-th frame.
+    seed: 0 spreads the samples evenly, others draw one in each equal part.  speed: measure decoding of
+    full-size methods, medians of speed_repeats.  frame_by_frame_frames: how many frames that method
+    generates.  method: samples of single methods, by name.
     """
 
     clips: tuple[Path, ...] = ()
@@ -100,6 +102,7 @@ class EvaluateSettings:
     vp9_cpu_used: int = 2
     light_frames: int = 10
     heavy_frames: int = 2
+    heavy_precision: Precision = "float32"
     vmaf_step: int = 5
     seed: int = 0
     speed: bool = False
@@ -124,6 +127,10 @@ class EvaluateSettings:
             raise ConfigError(f"seconds is {self.seconds:g}, expected 0 (all) or 0.1 to 36000")
         if not 0 <= self.start_share < 1:
             raise ConfigError(f"start_share is {self.start_share:g}, expected 0 or more and less than 1")
+        if self.heavy_precision not in PRECISIONS:
+            raise ConfigError(
+                f"heavy_precision is {self.heavy_precision!r}, expected one of {', '.join(PRECISIONS)}"
+            )
         for name in ("methods", "metrics", "scales", "rates"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty, expected one or more")
@@ -352,6 +359,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "vp9_cpu_used": _whole,
     "light_frames": _whole,
     "heavy_frames": _whole,
+    "heavy_precision": _text,
     "vmaf_step": _whole,
     "seed": _whole,
     "speed": _truth,
