@@ -15,11 +15,12 @@ pytest.importorskip("torch")
 
 from hybridprompt.encode.method import imported_sources, make_method, normalised_code
 from hybridprompt.errors import CodecError, ConfigError, MediaError
-from hybridprompt.evaluate import runner
+from hybridprompt.evaluate import job
 from hybridprompt.evaluate.cache import EncodeCache
 from hybridprompt.evaluate.methods import MethodName, Reference, parse_method
 from hybridprompt.evaluate.rates import Grid, crf_grid
-from hybridprompt.evaluate.runner import Evaluation, Moment, Outcome, StoredPictures, open_reference
+from hybridprompt.evaluate.references import open_reference
+from hybridprompt.evaluate.runner import Evaluation, Moment, Outcome
 from hybridprompt.evaluate.settings import EvaluateSettings, RateClass
 from hybridprompt.video.peer_encoder import track_bytes
 from hybridprompt.video.picture import Picture
@@ -102,7 +103,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeMethod:
     method = FakeMethod(parse_method("hybridprompt-fast"))
-    monkeypatch.setattr(runner, "track_bytes", lambda path: path.stat().st_size)
+    monkeypatch.setattr(job, "track_bytes", lambda path: path.stat().st_size)
     return method
 
 
@@ -326,7 +327,7 @@ def test_every_peer_works(clips: Path, tmp_path: Path, method: str) -> None:
     assert record["bytes"] <= target * 125 * record["duration_seconds"]
     assert record["actual_kbps"] > target * (0.98 if record["matched"] else 0.9)
     assert record["metrics"]["PSNR-Y"] > 15
-    stored = StoredPictures(evaluation)
+    stored = evaluation.stored_pictures()
     shown, source = stored.decoded(record, [0, 8]), stored.source(record, [0, 8])
     assert set(shown) == set(source) == {0, 8}
     error = np.mean((shown[8].y.astype(float) - source[8].y) ** 2)

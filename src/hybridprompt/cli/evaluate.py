@@ -201,14 +201,12 @@ def _need_torch() -> None:
 
 
 def _write_report(evaluation: "Evaluation") -> Path | None:
-    from hybridprompt.evaluate.runner import StoredPictures
-
     try:
         from hybridprompt.evaluate.report.build import write_report
     except ImportError as error:
         say(f"[yellow]warning:[/] no report: {escape(str(error))}")
         return None
-    stored = StoredPictures(evaluation)
+    stored = evaluation.stored_pictures()
     try:
         index: Path = write_report(
             evaluation.settings.output,
