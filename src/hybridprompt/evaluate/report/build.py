@@ -8,11 +8,14 @@ from typing import Any
 
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.evaluate.report import tables
+from hybridprompt.evaluate.report.bd_tables import bd_tables
+from hybridprompt.evaluate.report.cells import Cell, Table
 from hybridprompt.evaluate.report.crops import Crop, Pictures, find_crops
 from hybridprompt.evaluate.report.load import Run, load_run
 from hybridprompt.evaluate.report.markdown import markdown
 from hybridprompt.evaluate.report.metrics import signed
 from hybridprompt.evaluate.report.plots import Plot, all_plots
+from hybridprompt.evaluate.report.speed_table import speed_table
 from hybridprompt.video.files import PartialFile
 
 REPORT = "report"
@@ -95,12 +98,12 @@ def _render(run: Run, plots: list[Plot], crops: Any, crop_notes: Any) -> str:
         sentences=tables.sentences(run),
         failures=tables.failure_table(run),
         headline=tables.headline(run),
-        bd_tables=tables.bd_tables(run),
+        bd_tables=bd_tables(run),
         pair_table=tables.pair_table(run),
         result_table=tables.result_table(run),
         missing_metrics=tables.missing_metrics_table(run),
         rate_table=tables.rate_table(run),
-        speed_table=tables.speed_table(run),
+        speed_table=speed_table(run),
         method_settings=tables.method_settings_table(run),
         settings=tables.settings_table(run.settings),
         missing=[f"{clip}, {method}, {target:g} kbit/s" for clip, method, target in run.missing()],
@@ -114,7 +117,7 @@ def _render(run: Run, plots: list[Plot], crops: Any, crop_notes: Any) -> str:
     )
 
 
-def _clips(run: Run) -> tables.Table:
+def _clips(run: Run) -> Table:
     rows = []
     for clip in run.clips:
         records = run.select(clip=clip)
@@ -125,9 +128,9 @@ def _clips(run: Run) -> tables.Table:
             f"{first.frames} at {first.frame_rate:g}/s",
             f"{first.duration_seconds:g}",
         )  # fmt: skip
-        rows.append([tables.Cell(text) for text in (clip, *shape, rates)])
+        rows.append([Cell(text) for text in (clip, *shape, rates)])
     columns = ["clip", "size", "frames", "seconds", "target rates, kbit/s"]
-    return tables.Table("Clips", columns, rows, (), 1)
+    return Table("Clips", columns, rows, (), 1)
 
 
 def _inlined(plots: list[Plot], prefix: str) -> list[dict[str, str]]:

@@ -10,9 +10,11 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hybridprompt.evaluate.report import tables
+from hybridprompt.evaluate.report.bd_tables import bd_tables
+from hybridprompt.evaluate.report.cells import Table
 from hybridprompt.evaluate.report.load import Run
 from hybridprompt.evaluate.report.metrics import PRIMARY
-from hybridprompt.evaluate.report.tables import Table
+from hybridprompt.evaluate.report.speed_table import speed_table
 
 _INTRODUCTION = f"""# Results
 
@@ -32,11 +34,11 @@ def markdown(run: Run) -> str:
     if run.failures:
         parts += ["## Failures", _table(tables.failure_table(run))]
     parts += ["## Means", _table(tables.headline(run)), "## BD-rate"]
-    for table in tables.bd_tables(run):
+    for table in bd_tables(run):
         parts += [f"### {_escaped(table.title)}", _table(table)]
     parts += ["## Against the peer, clip by clip", _table(tables.pair_table(run))]
     parts += ["## All results", _table(tables.result_table(run))]
-    parts += ["## Rates", _table(tables.rate_table(run)), "## Speed", _table(tables.speed_table(run))]
+    parts += ["## Rates", _table(tables.rate_table(run)), "## Speed", _table(speed_table(run))]
     lacking = tables.missing_metrics_table(run)
     if lacking.rows:
         parts += [f"## {lacking.title}", _table(lacking)]

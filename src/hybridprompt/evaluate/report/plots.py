@@ -18,7 +18,7 @@ from hybridprompt.errors import ConfigError
 from hybridprompt.evaluate.report.hull import best, hull, mean_curve, points
 from hybridprompt.evaluate.report.load import OURS, PEER, Run
 from hybridprompt.evaluate.report.metrics import PRIMARY, higher_is_better, ordered
-from hybridprompt.evaluate.report.tables import speed_groups
+from hybridprompt.evaluate.report.speed_table import speed_groups
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from hybridprompt.evaluate.report.bd import (
-    MIN_OVERLAP,
-    MIN_POINTS,
-    WEAK_OVERLAP,
-    BdRate,
-    bd_rate,
-    mean_bd_rate,
-)
-from hybridprompt.evaluate.report.hull import Pair, Point, RateStep, hull, pairs, rate_steps
-from hybridprompt.evaluate.report.load import OURS, PEER, RATE_TOLERANCE, Record, Run
+from hybridprompt.evaluate.report.cells import Cell, Mood, Table
+from hybridprompt.evaluate.report.hull import Pair, RateStep, pairs, rate_steps
+from hybridprompt.evaluate.report.load import OURS, RATE_TOLERANCE, Record, Run
 from hybridprompt.evaluate.report.metrics import (
     PRIMARY,
     ordered,
@@ -29,28 +20,7 @@ from hybridprompt.evaluate.report.metrics import (
     with_direction,
 )
 
-Mood = Literal["", "gain", "loss", "note"]
-
 _MOODS: Mapping[int, Mood] = {1: "gain", 0: "", -1: "loss"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell.  mood: how it is coloured; the text says the same without."""
-
-    text: str
-    mood: Mood = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table.  The first ``labels`` columns are texts, all others numbers."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    notes: Sequence[str] = ()
-    labels: int = 1
 
 
 def headline(run: Run) -> Table:
@@ -125,93 +95,6 @@ def result_table(run: Run) -> Table:
     ]
     columns = ["clip", "target", "method", "kbit/s", "parameter", *map(with_direction, metrics)]
     return Table("All results", columns, rows, (), 3)
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A row of the BD-rate tables: a family's hull, or one method."""
-
-    name: str
-    family: str
-    method: str | None = None
-
-    def curve(self, run: Run, clip: str, metric: str) -> list[Point]:
-        return hull(run.select(clip=clip, family=self.family, method=self.method), metric)
-
-
-def contenders(run: Run) -> list[Contender]:
-    """Our methods one by one, then the families; a hull where a family has several methods."""
-    out = [Contender(method, OURS, method) for method in run.methods(OURS)]
-    for family in run.families:
-        methods = run.methods(family)
-        if len(methods) > 1:
-            out.append(Contender(f"{family}, best of {len(methods)}", family))
-        elif family != OURS:
-            out.append(Contender(methods[0], family, methods[0]))
-    return out
-
-
-def bd_tables(run: Run) -> list[Table]:
-    """BD-rates against the hull of SVT-AV1, and its default at full size: means, then clip by clip."""
-    known = contenders(run)
-    anchors = [one for one in known if one.family == PEER]
-    if not anchors:
-        return [Table("BD-rate", ["method"], [], ["No result of SVT-AV1 to compare with."])]
-    plain = [r for r in run.select(family=PEER) if r.variant == "default" and r.scale == "1"]
-    if plain and anchors[0].method is None:
-        anchors.append(Contender(plain[0].method, PEER, plain[0].method))
-    out = []
-    for anchor in anchors:
-        tests = [one for one in known if one != anchor and (one.family != PEER or anchor.method is not None)]
-        if tests:
-            out += _bd_of_anchor(run, anchor, tests)
-    return out
-
-
-def speed_table(run: Run) -> Table:
-    """Medians of encoding and decoding per picture size and method."""
-    columns = [
-        "size", "method", "results", "encode, s", "encode, frames/s", "encodes to match the rate",
-        "decode, frames/s", "ratio to plain", "first picture, s", "peak memory, MB",
-    ]  # fmt: skip
-    rows = []
-    for (width, height), method, records in speed_groups(run):
-        encodes = [r.encode for r in records if r.encode is not None]
-        decodes = [r.decode for r in records if r.decode is not None]
-        values = [
-            (_median(e.seconds for e in encodes), 1),
-            (_median(e.frames_per_second for e in encodes), 1),
-            (_median(e.encodes for e in encodes), 0),
-            (_median(d.frames_per_second for d in decodes), 0),
-            (_median(d.ratio_to_plain for d in decodes), 2),
-            (_median(d.first_picture_seconds for d in decodes), 2),
-            (_median(d.peak_megabytes for d in decodes), 0),
-        ]
-        if any(value is not None for value, _ in values):
-            extrapolated = any(d.extrapolated_from_frames is not None for d in decodes)
-            rows.append(
-                [
-                    Cell(f"{width}x{height}"),
-                    Cell(method + (" (decoding extrapolated)" if extrapolated else "")),
-                    Cell(str(len(records))),
-                    *(Cell("" if value is None else f"{value:.{digits}f}") for value, digits in values),
-                ]
-            )
-    notes = [
-        "Medians over clips and rates.  Encoding is the final encode alone, without the search for the rate."
-    ]
-    return Table("Speed", columns, rows, notes if rows else ["No speed was measured."], 2)
-
-
-def speed_groups(run: Run) -> list[tuple[tuple[int, int], str, list[Record]]]:
-    """Records by picture size, smallest first, and method."""
-    sizes = sorted({(r.width, r.height) for r in run.records}, key=lambda size: (size[0] * size[1], size))
-    groups = (
-        (size, method, [r for r in run.select(method=method) if (r.width, r.height) == size])
-        for size in sizes
-        for method in run.methods()
-    )
-    return [group for group in groups if group[2]]
 
 
 def failure_table(run: Run) -> Table:
@@ -387,64 +270,6 @@ def _rate_cell(record: Record) -> Cell:
     return Cell(text) if record.matched else Cell(f"{text} ({signed(100 * record.rate_error, 1)} %)", "note")
 
 
-def _bd_of_anchor(run: Run, anchor: Contender, tests: Sequence[Contender]) -> list[Table]:
-    metrics = ordered(run.metrics)
-    clips = run.clips
-    found = {
-        (test.name, clip, metric): bd_rate(
-            anchor.curve(run, clip, metric), test.curve(run, clip, metric), metric
-        )
-        for test in tests
-        for clip in clips
-        for metric in metrics
-    }
-    mean_rows = [
-        [
-            Cell(test.name),
-            *(_mean_bd_cell([found[test.name, clip, metric] for clip in clips]) for metric in metrics),
-        ]
-        for test in tests
-    ]
-    clip_rows = [
-        [Cell(clip), Cell(test.name), *(_bd_cell(found[test.name, clip, metric]) for metric in metrics)]
-        for clip in clips
-        for test in tests
-    ]
-    notes = [
-        "Negative: less rate for the same value of the metric.  Piecewise cubic interpolation (PCHIP) of the "
-        f"logarithm of the rate, inside the measured range only: a number needs {MIN_POINTS} points of each, "
-        f"and {100 * MIN_OVERLAP:g} % common range of the metric; below {100 * WEAK_OVERLAP:g} % it says how "
-        "much."
-    ]
-    columns = [with_direction(metric) for metric in metrics]
-    return [
-        Table(f"BD-rate against {anchor.name}, mean over clips", ["method", *columns], mean_rows, notes, 1),
-        Table(f"BD-rate against {anchor.name}, clip by clip", ["clip", "method", *columns], clip_rows, (), 2),
-    ]
-
-
-def _bd_mood(percent: float) -> Mood:
-    return "gain" if percent <= -0.5 else "loss" if percent >= 0.5 else ""
-
-
-def _bd_cell(found: BdRate) -> Cell:
-    if found.percent is None:
-        return Cell(found.reason or "", "note")
-    weak = found.overlap is not None and found.overlap < WEAK_OVERLAP
-    text = f"{signed(found.percent, 1)} %"
-    if weak and found.overlap is not None:
-        text += f" (over {100 * found.overlap:.0f} %)"
-    return Cell(text, _bd_mood(found.percent))
-
-
-def _mean_bd_cell(found: Sequence[BdRate]) -> Cell:
-    mean = mean_bd_rate(found)
-    if mean.percent is None:
-        return Cell("no number", "note")
-    few = "" if mean.clips == mean.of_clips else f" ({mean.clips} of {mean.of_clips} clips)"
-    return Cell(f"{signed(mean.percent, 1)} %{few}", _bd_mood(mean.percent))
-
-
 def _arrow(peer_kbps: float, our_kbps: float) -> str:
     return f"{peer_kbps:.1f} → {our_kbps:.1f}"
 
@@ -452,8 +277,3 @@ def _arrow(peer_kbps: float, our_kbps: float) -> str:
 def _mean(values: Iterable[float]) -> float:
     found = list(values)
     return math.fsum(found) / len(found)
-
-
-def _median(values: Iterable[float | int | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(statistics.median(known)) if known else None
