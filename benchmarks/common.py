@@ -11,7 +11,7 @@ from pathlib import Path
 from hybridprompt.encode.pipeline import encode_file
 from hybridprompt.encode.progress import Progress
 from hybridprompt.encode.settings import EncodeSettings
-from hybridprompt.generator.registry import load_shipped
+from hybridprompt.generator.registry import load_chosen
 from hybridprompt.video.source import VideoSource
 
 OUT = Path("out/benchmarks")
@@ -48,8 +48,7 @@ def find_clips(paths: list[Path]) -> list[Clip]:
 
 def encoded(clip: Clip, settings: EncodeSettings) -> tuple[Path, dict[str, object]]:
     """Encode a clip, or take the file of an earlier run with the same settings and generator."""
-    generator = settings.generator.read_bytes() if settings.generator else load_shipped().identity
-    identity = hashlib.sha256(generator).hexdigest()
+    identity = load_chosen(settings.generator).identity.hex()
     key = f"{clip.path.name}:{clip.path.stat().st_size}:{settings}:{settings.effort}:{identity}"
     stem = f"{clip.name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     target, record = OUT / f"{stem}.mp4", OUT / f"{stem}.json"

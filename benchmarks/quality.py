@@ -20,7 +20,7 @@ from rich.table import Table
 from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.encode.settings import EncodeSettings
 from hybridprompt.evaluate.compare import METRICS, Comparer, mean_scores, spread
-from hybridprompt.generator.registry import GeneratorRegistry, load_file
+from hybridprompt.generator.registry import GeneratorRegistry, load_chosen
 from hybridprompt.video.packet_reader import PacketReader
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--light", type=int, default=24, help="frames with LPIPS-Alex and PSNR")
     parser.add_argument("--heavy", type=int, default=5, help="frames with LPIPS-VGG and DISTS too")
-    parser.add_argument("--generator", type=Path, help="ONNX file instead of the shipped one")
+    parser.add_argument("--generator", type=Path, help="small, medium, or an ONNX file")
     parser.add_argument("--anchor-interval", type=int, default=32, help="0: keyframes only")
     parser.add_argument("--rate-scale", type=float, default=1.0)
     parser.add_argument("--second-half", action="store_true", help="only frames the training never saw")
@@ -70,7 +70,7 @@ def main() -> None:
         )
         path, summary = encoded(clip, settings)
         registry = GeneratorRegistry(
-            [load_file(arguments.generator, threads=2)] if arguments.generator else [], threads=2
+            [load_chosen(arguments.generator, threads=2)] if arguments.generator else [], threads=2
         )
         count = int(str(summary["frames"]))
         first = count // 2 if arguments.second_half else 0

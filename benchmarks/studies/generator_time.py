@@ -1,10 +1,11 @@
-"""Figure 4: run time of the shipped generator in ONNX Runtime against resolution.
+"""Figure 4: run time of the shipped generators in ONNX Runtime against resolution.
 
-    python benchmarks/studies/generator_time.py [--heights 240 ... 2160] [--threads 1 2] [--repeats 5]
+    python benchmarks/studies/generator_time.py [--sizes small medium] [--heights 240 ... 2160]
+        [--threads 1 2] [--repeats 5]
 
 Generates whole pictures (16:9, every block at full strength) of random detail, whose content does not
-matter to the time.  Resolutions and thread counts take turns, so that a disturbance does not hit one of
-them alone; medians and the fastest run are printed.  Meaningful on an idle machine only.
+matter to the time.  Generators, resolutions and thread counts take turns, so that a disturbance does not hit
+one of them alone; medians and the fastest run are printed.  Meaningful on an idle machine only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +25,14 @@ from rich.table import Table
 
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.onnx_generator import OnnxGenerator
-from hybridprompt.generator.registry import load_shipped
+from hybridprompt.generator.registry import GENERATOR_SIZES, load_chosen
 
 HEIGHTS = (240, 360, 480, 720, 1080, 1440, 2160)
 BLOCK_SIZE = 64
-_COLUMNS = ("height", "width", "megapixels", "threads", "median_ms", "fastest_ms", "ms_per_megapixel")
+_COLUMNS = ("size", "height", "width", "megapixels", "threads", "median_ms", "fastest_ms", "ms_per_megapixel")
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
-Times = dict[tuple[int, int], list[float]]
+Times = dict[tuple[str, int, int], list[float]]
 
 
 def width_of(height: int) -> int:
@@ -55,28 +57,31 @@ def run_seconds(generator: OnnxGenerator, planes: Planes) -> float:
     return time.perf_counter() - start
 
 
-def measure(heights: list[int], threads: list[int], repeats: int) -> Times:
-    """Seconds by (height, threads); one run of each before counts for nothing."""
-    generators = {count: load_shipped(threads=count) for count in threads}
-    times: Times = {(height, count): [] for height in heights for count in threads}
+def measure(sizes: list[str], heights: list[int], threads: list[int], repeats: int) -> Times:
+    """Seconds by (size, height, threads); one run of each before counts for nothing."""
+    generators = {
+        (size, count): load_chosen(Path(size), threads=count) for size in sizes for count in threads
+    }
+    times: Times = {(size, height, count): [] for size in sizes for height in heights for count in threads}
     for round_number in range(repeats + 1):
         for height in heights:
             planes = random_planes(height)
-            for count, generator in generators.items():
+            for (size, count), generator in generators.items():
                 seconds = run_seconds(generator, planes)
                 if round_number:
-                    times[height, count].append(seconds)
+                    times[size, height, count].append(seconds)
     return times
 
 
 def rows_of(times: Times) -> list[tuple[object, ...]]:
     rows = []
-    for (height, count), seconds in times.items():
+    for (size, height, count), seconds in times.items():
         width = width_of(height)
         megapixels = width * height / 1e6
         median = 1000 * statistics.median(seconds)
         rows.append(
             (
+                size,
                 height,
                 width,
                 f"{megapixels:.2f}",
@@ -93,11 +98,12 @@ def draw(times: Times) -> Figure:
     """Medians over the number of lines, both in logarithms: linear in pixels is a slope of two."""
     figure = new_figure(6.6, 4.4)
     axes = figure.subplots()
-    heights = sorted({height for height, _ in times})
-    for colour, count in zip(_COLOURS, sorted({count for _, count in times}), strict=False):
-        medians = [1000 * statistics.median(times[height, count]) for height in heights]
-        fastest = [1000 * min(times[height, count]) for height in heights]
-        label = f"{count} thread{'s' if count > 1 else ''}"
+    heights = sorted({height for _, height, _ in times})
+    lines = dict.fromkeys((size, count) for size, _, count in times)
+    for colour, (size, count) in zip(cycle(_COLOURS), lines, strict=False):
+        medians = [1000 * statistics.median(times[size, height, count]) for height in heights]
+        fastest = [1000 * min(times[size, height, count]) for height in heights]
+        label = f"{size}, {count} thread{'s' if count > 1 else ''}"
         axes.plot(heights, medians, color=colour, marker="o", label=f"{label}, median")
         axes.plot(heights, fastest, color=colour, linewidth=0.8, linestyle=":", label=f"{label}, fastest")
     axes.set_xscale("log")
@@ -118,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--sizes", nargs="+", choices=list(GENERATOR_SIZES), default=list(GENERATOR_SIZES))
     parser.add_argument("--heights", nargs="+", type=int, default=list(HEIGHTS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
@@ -125,9 +132,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.repeats < 1 or min(arguments.heights) < 16 or min(arguments.threads) < 1:
         parser.error("repeats and threads are at least 1, heights at least 16")
-    times = measure([height // 2 * 2 for height in arguments.heights], arguments.threads, arguments.repeats)
+    heights = [height // 2 * 2 for height in arguments.heights]
+    times = measure(arguments.sizes, heights, arguments.threads, arguments.repeats)
     rows = rows_of(times)
-    table = Table(title=f"{load_shipped().name}, {arguments.repeats} runs each")
+    names = ", ".join(f"{size}: {GENERATOR_SIZES[size]}" for size in arguments.sizes)
+    table = Table(title=f"{names}; {arguments.repeats} runs each")
     for column in _COLUMNS:
         table.add_column(column, justify="right")
     for row in rows:

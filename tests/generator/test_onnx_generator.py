@@ -289,6 +289,36 @@ def test_load_file(weights_file: Path, generator: OnnxGenerator, tmp_path: Path)
         registry.load_file(huge)
 
 
+def test_generators_are_chosen_by_size_or_file(
+    weights_file: Path, generator: OnnxGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {size: registry.load_chosen(Path(size)).name for size in registry.GENERATOR_SIZES}
+    assert names == {"small": "generator_s1", "medium": "generator_v2"}
+    assert registry.load_chosen().identity == registry.load_chosen(Path("medium")).identity
+    assert registry.load_chosen(weights_file).identity == generator.identity
+    monkeypatch.chdir(tmp_path)
+    # A file beside must not change what a name stands for.
+    (tmp_path / "small").write_bytes(weights_file.read_bytes())
+    assert registry.load_chosen(Path("small")).identity != generator.identity
+    with pytest.raises(GeneratorError, match=r"'tiny', expected one of small, medium, or an ONNX file"):
+        registry.load_chosen(Path("tiny"))
+    (tmp_path / "tiny").write_bytes(b"not ONNX")
+    with pytest.raises(GeneratorError, match="refuses"):
+        registry.load_chosen(Path("tiny"))
+
+
+def test_all_sizes_are_found_by_identity_and_differ() -> None:
+    found = registry.GeneratorRegistry()
+    identities = set()
+    for size in registry.GENERATOR_SIZES:
+        identity = registry.load_chosen(Path(size)).identity
+        known = found.find(identity)
+        assert known is not None
+        assert known.name == registry.GENERATOR_SIZES[size]
+        identities.add(identity)
+    assert len(identities) == len(registry.GENERATOR_SIZES)
+
+
 def test_gmac_of_the_default_network() -> None:
     """Independently: every convolution's weights times the positions it is evaluated at."""
     config = NetworkConfig()

@@ -1,6 +1,7 @@
 """Training pictures from photos and clips."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -10,6 +11,7 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 from hybridprompt.errors import ConfigError, MediaError
+from hybridprompt.train import corpus
 from hybridprompt.train.corpus import (
     FRAMES,
     Piece,
@@ -84,6 +86,29 @@ def test_corpus_of_photos_and_a_clip(folder: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in train + validation}
     make_corpus([*photos, *clips], out, workers=1)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_held_out_pieces_are_made_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a run which trains while the corpus grows is validated on the same pictures throughout."""
+    order = []
+
+    class Pool:
+        def __init__(self, workers: int) -> None: ...
+        def __enter__(self) -> "Pool":
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+        def imap_unordered(self, work: object, jobs: list[tuple[Piece, str]]) -> list[None]:
+            order.extend(piece for piece, _ in jobs)
+            return []
+
+    monkeypatch.setattr(corpus.multiprocessing, "get_context", lambda kind: SimpleNamespace(Pool=Pool))
+    splits = ["train", "train", "validation"] * 7
+    pieces = [Piece(path=Path("a"), seed=i, crf=1, preset=1, split=s) for i, s in enumerate(splits)]
+    make_corpus(pieces, tmp_path, workers=1)
+    assert [p.split for p in order] == ["validation"] * 7 + ["train"] * 14
+    seeds = [p.seed for p in order[7:]]
+    assert seeds != sorted(seeds)
 
 
 def test_a_piece_is_the_same_every_time(folder: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("torch")
 
 from hybridprompt.errors import ConfigError
-from hybridprompt.train.config import TrainConfig, load_config
+from hybridprompt.train.adversarial import AdversarialSettings
+from hybridprompt.train.config import Distillation, TrainConfig, load_config
 from hybridprompt.train.losses import LossWeights
 
 GOOD = """
@@ -39,9 +40,22 @@ def test_file_is_read(tmp_path: Path) -> None:
     assert config.start_from is None
 
 
-def test_shipped_configuration_is_valid() -> None:
-    path = Path(__file__).parents[2] / "configs" / "generator_v1.toml"
-    assert load_config(path).steps > 0
+def test_shipped_configurations_are_valid() -> None:
+    configs = Path(__file__).parents[2] / "configs"
+    paths = sorted(configs.glob("generator_*.toml"))
+    assert len(paths) >= 4
+    for path in paths:
+        assert load_config(path).steps > 0
+
+
+def test_tables_of_a_teacher_and_of_the_adversarial_stage(tmp_path: Path) -> None:
+    more = '[distillation]\nteacher = "big.onnx"\n[adversarial]\nweight = 0.01\nstart_step = 9\n'
+    config = load_config(write(tmp_path, GOOD + more))
+    assert config.distillation == Distillation(teacher=Path("big.onnx"), weight=10.0)
+    assert config.adversarial == AdversarialSettings(weight=0.01, start_step=9)
+    without = load_config(write(tmp_path, GOOD))
+    assert without.distillation is None
+    assert without.adversarial.weight == 0
 
 
 @pytest.mark.parametrize(
@@ -60,6 +74,13 @@ def test_shipped_configuration_is_valid() -> None:
         ("[loss]\nalexx = 1", "unknown settings alexx"),
         ("[loss]\nvgg_every = 0", "vgg_every = 0"),
         ("[network]\nstem = 1", "unknown settings stem"),
+        ("[distillation]\nweight = 1.0", "teacher"),
+        ("[distillation]\nteacher = 1", "teacher is 1"),
+        ('[distillation]\nteacher = "a"\nweight = 0.0', "weight = 0.0"),
+        ("distillation = 3", "expected a table"),
+        ("[adversarial]\nweight = -1.0", "weight = -1.0"),
+        ("narrow_from = 3", "narrow_from is 3"),
+        ('narrow_from = "a"\nstart_from = "b"', "one of them"),
         ("steps = = 1", "config"),
     ],
 )

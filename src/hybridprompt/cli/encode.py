@@ -122,7 +122,10 @@ def encode(
     ] = "32",
     tune: Annotated[str, typer.Option(help="What SVT-AV1 aims at: psnr, vq or ssim.")] = "psnr",
     generator: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Generator (ONNX) instead of the shipped one.")
+        Path | None,
+        typer.Option(
+            metavar="SIZE|FILE", help="Generator: small, medium, or an ONNX file.", show_default="medium"
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -158,7 +161,10 @@ def enhance(
         str, typer.Option(metavar="FRAMES|off", help="Anchors inside a GOP (with --reference).")
     ] = "32",
     generator: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Generator (ONNX) instead of the shipped one.")
+        Path | None,
+        typer.Option(
+            metavar="SIZE|FILE", help="Generator: small, medium, or an ONNX file.", show_default="medium"
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,

@@ -146,7 +146,10 @@ def evaluate(
         typer.Option("--speed/--no-speed", help="Measure decoding, too.", show_default="no-speed"),
     ] = None,
     generator: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Generator (ONNX) instead of the shipped one.")
+        Path | None,
+        typer.Option(
+            metavar="SIZE|FILE", help="Generator: small, medium, or an ONNX file.", show_default="medium"
+        ),
     ] = None,
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the encodes.", show_default="DIR/cache")

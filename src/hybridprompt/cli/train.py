@@ -31,6 +31,7 @@ def corpus(
     starts: Annotated[int, typer.Option(min=1, help="Pieces of every clip.")] = 5,
     crf: Annotated[tuple[int, int], typer.Option(help="Range of the CRF.")] = (50, 63),
     preset: Annotated[int, typer.Option(min=0, max=13, help="SVT-AV1's preset.")] = 9,
+    holdout: Annotated[int, typer.Option(min=2, help="Every so-many-th photo is for validation.")] = 20,
     seed: Annotated[int, typer.Option(help="Of all random choices.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 2,
 ) -> None:
@@ -45,7 +46,7 @@ def corpus(
         pieces += plan_clips(folder, starts=starts, crf_range=crf, preset=preset, seed=seed + index)
     for index, folder in enumerate(photos or []):
         pieces += plan_photos(
-            folder, repeats=repeats, crf_range=crf, preset=preset, seed=seed + 100 + index, holdout=20
+            folder, repeats=repeats, crf_range=crf, preset=preset, seed=seed + 100 + index, holdout=holdout
         )
     errors = make_corpus(pieces, output, workers=workers, seed=seed)
     report(f"{len(pieces) - len(errors)} pieces in {output}, {len(errors)} skipped")

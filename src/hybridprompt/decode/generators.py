@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class LazyGenerators:
     """The given generators, then the shipped ones, for which ONNX Runtime is imported only when needed.
 
-    given: generators, or paths of ONNX files, which are loaded at once. threads: of one run of a loaded
-    generator. Safe to share between threads. Raises GeneratorError for a file that is no generator.
+    given: generators, or paths of ONNX files or names of sizes, which are loaded at once. threads: of one
+    run of a loaded generator. Safe to share between threads. Raises GeneratorError for a file that is no
+    generator.
     """
 
     def __init__(self, given: Iterable[Generator | Path] = (), *, threads: int = 1) -> None:
@@ -56,9 +57,9 @@ class LazyGenerators:
         return self._registry
 
 
-def _load(path: Path, threads: int) -> Generator:
+def _load(choice: Path, threads: int) -> Generator:
     try:
-        from hybridprompt.generator.registry import load_file
+        from hybridprompt.generator.registry import load_chosen
     except ImportError as error:
-        raise GeneratorError(f"{path}: ONNX Runtime cannot be imported: {error}") from error
-    return load_file(path, threads=threads)
+        raise GeneratorError(f"{choice}: ONNX Runtime cannot be imported: {error}") from error
+    return load_chosen(choice, threads=threads)

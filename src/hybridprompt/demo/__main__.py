@@ -27,7 +27,9 @@ def main(
     seconds: Annotated[float, typer.Option(help="How much of it.")] = 8.0,
     bitrate: Annotated[float, typer.Option(help="kbit/s.")] = 200.0,
     preset: Annotated[_Preset, typer.Option()] = _Preset.FAST,
-    generator: Annotated[Path | None, typer.Option(help="An ONNX file; else the shipped generator.")] = None,
+    generator: Annotated[
+        Path | None, typer.Option(metavar="SIZE|FILE", help="small, medium, or an ONNX file.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
     cache: Annotated[Path, typer.Option(help="Folder where a fetched clip is kept.")] = Path(".cache/demo"),
 ) -> None:

@@ -26,7 +26,7 @@ _MEASURED_FRAMES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """What to show.  generator: an ONNX file; None takes the shipped one.  Raises ConfigError."""
+    """What to show.  generator: a size's name or an ONNX file; None: the default.  Raises ConfigError."""
 
     seconds: float = 8.0
     bitrate_kbps: float = 200.0

@@ -23,7 +23,7 @@ from hybridprompt.encode.settings import RATE_TOLERANCE, SVT_TUNES, EncodeSettin
 from hybridprompt.encode.spool import PacketSpool
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.generator.base import Generator
-from hybridprompt.generator.registry import load_file, load_shipped
+from hybridprompt.generator.registry import load_chosen
 from hybridprompt.prompt.carriage import attach
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.mp4_writer import Mp4Writer
@@ -70,9 +70,9 @@ def attach_prompts(packets: Sequence[CodedPacket], anchors: Sequence[AnchorDecis
     ]
 
 
-def load_generator(path: Path | None) -> Generator:
-    """The generator to encode with: a file, or the shipped one."""
-    return load_shipped(threads=2) if path is None else load_file(path, threads=2)
+def load_generator(choice: Path | None) -> Generator:
+    """The generator to encode with: a size by its name, a file, or the default."""
+    return load_chosen(choice, threads=2)
 
 
 @dataclass

@@ -81,9 +81,10 @@ class EncodeSettings:
     """What to encode to.  Exactly one of ``bitrate_kbps`` (the whole video track) and ``crf`` is given.
 
     anchor_interval: frames between anchors inside a GOP, a multiple of 32 (the mini-GOP of SVT-AV1's random
-    access structure, whose base pictures alone can be anchors); None leaves only the keyframe. generator: an
-    ONNX file; None takes the shipped generator. tune: what SVT-AV1 aims at; "vq", visual quality, is mostly
-    nearer to the source in LPIPS-Alex, "psnr", its own default, in LPIPS-VGG and PSNR. Raises ConfigError.
+    access structure, whose base pictures alone can be anchors); None leaves only the keyframe. generator: the
+    name of a shipped size, or an ONNX file; None is the default. tune: what SVT-AV1 aims at; "vq", visual
+    quality, is mostly nearer to the source in LPIPS-Alex, "psnr", its own default, in LPIPS-VGG and PSNR.
+    Raises ConfigError.
     """
 
     bitrate_kbps: float | None = None

@@ -21,7 +21,7 @@ from hybridprompt.evaluate.methods import MethodName, Reference
 from hybridprompt.evaluate.peers import PeerMethod
 from hybridprompt.evaluate.rates import Grid
 from hybridprompt.generator.base import Generator
-from hybridprompt.generator.registry import load_file, load_shipped
+from hybridprompt.generator.registry import load_chosen
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.packet_reader import PacketReader
 from hybridprompt.video.picture import Picture
@@ -70,8 +70,8 @@ def _generated(picture: Picture, generator: Generator, quantiser: int) -> Pictur
 
 
 @lru_cache(maxsize=2)
-def _load(path: Path | None) -> Generator:
-    return load_shipped(threads=2) if path is None else load_file(path, threads=2)
+def _load(choice: Path | None) -> Generator:
+    return load_chosen(choice, threads=2)
 
 
 @dataclass(frozen=True)

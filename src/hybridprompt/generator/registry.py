@@ -15,7 +15,10 @@ from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import Generator, identity_of
 from hybridprompt.generator.onnx_generator import OnnxGenerator
 
-DEFAULT_GENERATOR = "generator_v2"
+GENERATOR_SIZES = {"small": "generator_s1", "medium": "generator_v2"}
+"""The shipped generators to choose from, by size; older ones are kept for the files made with them."""
+
+DEFAULT_GENERATOR = GENERATOR_SIZES["medium"]
 _MAX_WEIGHTS_BYTES = 256 << 20
 
 
@@ -50,6 +53,21 @@ def load_file(path: Path, *, threads: int = 1) -> OnnxGenerator:
     except OSError as error:
         raise GeneratorError(f"{path}: {error.strerror or error}") from error
     return OnnxGenerator(weights, name=path.stem, threads=threads)
+
+
+def load_chosen(choice: Path | None = None, *, threads: int = 1) -> OnnxGenerator:
+    """Load what a person chose: one of GENERATOR_SIZES, or an ONNX file; None is the default.
+
+    The name of a size goes before a file of that name.  Raises GeneratorError.
+    """
+    if choice is None:
+        return load_shipped(threads=threads)
+    if str(choice) in GENERATOR_SIZES:
+        return load_shipped(GENERATOR_SIZES[str(choice)], threads=threads)
+    if not choice.exists():
+        names = ", ".join(GENERATOR_SIZES)
+        raise GeneratorError(f"generator is {str(choice)!r}, expected one of {names}, or an ONNX file")
+    return load_file(choice, threads=threads)
 
 
 class GeneratorRegistry:

@@ -9,7 +9,24 @@ from typing import Any
 
 from hybridprompt.errors import ConfigError
 from hybridprompt.generator.network import ALIGNMENT, NetworkConfig
+from hybridprompt.train.adversarial import AdversarialSettings
 from hybridprompt.train.losses import LossWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """What a smaller network learns from a larger one, beside the loss.
+
+    teacher: a run's ``ema.pt`` or an exported ONNX file, in 8-bit integers too; weight: of the mean absolute
+    difference between both networks' planes, in units of [0, 1].
+    """
+
+    teacher: Path
+    weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ConfigError(f"[distillation] weight = {self.weight}: expected above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +50,12 @@ class TrainConfig:
     save_seconds: float = 120.0
     generated_inputs: float = 0.25
     start_from: Path | None = None
+    narrow_from: Path | None = None
+    """Weights of a larger network, whose strongest channels are the start."""
+    distillation: Distillation | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossWeights = field(default_factory=LossWeights)
+    adversarial: AdversarialSettings = field(default_factory=AdversarialSettings)
 
     def __post_init__(self) -> None:
         if self.crop % ALIGNMENT or self.crop < 64:
@@ -47,6 +68,8 @@ class TrainConfig:
         for name in ("steps", "batch", "log_every", "validate_every", "validation_pictures"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least 1")
+        if self.start_from is not None and self.narrow_from is not None:
+            raise ConfigError("start_from and narrow_from: expected one of them at most")
 
 
 def _build(kind: type, table: Any, where: str) -> Any:
@@ -64,20 +87,34 @@ def _build(kind: type, table: Any, where: str) -> Any:
 
 
 def load_config(path: Path) -> TrainConfig:
-    """Read a TOML file with the fields of TrainConfig and the tables ``[network]`` and ``[loss]``.
+    """Read a TOML file with the fields of TrainConfig and its tables.
 
-    Paths are relative to the current folder.  Raises ConfigError.
+    The tables are ``[network]``, ``[loss]``, ``[adversarial]`` and ``[distillation]``.  Paths are relative to
+    the current folder.  Raises ConfigError.
     """
     try:
         table = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    table["network"] = _build(NetworkConfig, table.get("network", {}), f"{path}: [network]")
-    table["loss"] = _build(LossWeights, table.get("loss", {}), f"{path}: [loss]")
-    for name in ("corpus", "run_folder", "start_from"):
-        if name in table:
-            if not isinstance(table[name], str):
-                raise ConfigError(f"{path}: {name} is {table[name]!r}, expected a path")
-            table[name] = Path(table[name])
+    for name, kind in (
+        ("network", NetworkConfig),
+        ("loss", LossWeights),
+        ("adversarial", AdversarialSettings),
+    ):
+        table[name] = _build(kind, table.get(name, {}), f"{path}: [{name}]")
+    if "distillation" in table:
+        where = f"{path}: [distillation]"
+        if isinstance(table["distillation"], dict):
+            _take_paths(table["distillation"], ("teacher",), where)
+        table["distillation"] = _build(Distillation, table["distillation"], where)
+    _take_paths(table, ("corpus", "run_folder", "start_from", "narrow_from"), str(path))
     config: TrainConfig = _build(TrainConfig, table, str(path))
     return config
+
+
+def _take_paths(table: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+    for name in names:
+        if name in table:
+            if not isinstance(table[name], str):
+                raise ConfigError(f"{where}: {name} is {table[name]!r}, expected a path")
+            table[name] = Path(table[name])

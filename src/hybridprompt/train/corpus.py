@@ -240,9 +240,14 @@ def _clip_length(path: Path) -> int:
 
 
 def make_corpus(pieces: Iterable[Piece], folder: Path, *, workers: int, seed: int = 0) -> list[str]:
-    """Code all pieces into ``folder``; existing samples are kept.  Returns the errors, one line each."""
+    """Code all pieces into ``folder``; existing samples are kept.  Returns the errors, one line each.
+
+    The held-out pieces come first, so that a run which trains while the corpus grows is always validated on
+    the same pictures.
+    """
     jobs = [(piece, str(folder)) for piece in pieces]
     np.random.default_rng(seed).shuffle(jobs)
+    jobs.sort(key=lambda job: job[0].split != "validation")
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         errors = [error for error in pool.imap_unordered(_work, jobs) if error]
     for error in errors:

@@ -137,22 +137,38 @@ def load_weights(path: Path) -> GeneratorNetwork:
     return network.eval()
 
 
-def read_onnx(path: Path) -> dict[str, torch.Tensor]:
-    """The network's weights in a float32 file of `export`, by their names in torch.
+def read_onnx(path: Path, *, integers: bool = False) -> dict[str, torch.Tensor]:
+    """The network's weights in a file of `export`, by their names in torch.
 
-    Raises OSError, and ValueError for another file.
+    integers: read a file in 8-bit integers too, its weights as they are multiplied out; how its activations
+    are rounded is not in them.  Raises OSError, and ValueError for another file.
     """
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except DecodeError as error:
         raise ValueError(f"not an ONNX file: {error}") from error
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    if integers:
+        stored |= _multiplied_out(stored)
     found = {
-        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
-        for tensor in model.graph.initializer
-        if tensor.name.endswith((".weight", ".bias"))
+        name: torch.from_numpy(value.copy())
+        for name, value in stored.items()
+        if name.endswith((".weight", ".bias"))
     }
     if not found:
         raise ValueError("holds no float32 weights of a generator")
+    return found
+
+
+def _multiplied_out(stored: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Integer weights and biases times their scales, by the names that they had in float32."""
+    found = {}
+    for name in (n.removesuffix("_quantized") for n in stored if n.endswith("_quantized")):
+        # Every channel has its own scale; zero points of weights are zero.
+        scale_name = f"{name}_quantized_scale" if name.endswith(".bias") else f"{name}_scale"
+        value, scale = stored[f"{name}_quantized"], stored[scale_name]
+        spread = scale.reshape(-1, *[1] * (value.ndim - 1))
+        found[name] = (value.astype(np.float32) * spread).astype(np.float32)
     return found
 
 

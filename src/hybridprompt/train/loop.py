@@ -21,9 +21,11 @@ from hybridprompt.errors import ConfigError
 from hybridprompt.evaluate.colour import yuv420_to_rgb
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.generator.network import GeneratorNetwork
+from hybridprompt.train.adversarial import AdversarialStage
 from hybridprompt.train.config import TrainConfig
 from hybridprompt.train.losses import GeneratorLoss
 from hybridprompt.train.samples import Batch, SampleStore, whole_picture
+from hybridprompt.train.teacher import Teacher, narrow, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -81,17 +83,6 @@ def _told_where(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path}: cannot be continued from: {error}") from error
 
 
-def _weights(path: Path, device: torch.device) -> dict[str, torch.Tensor]:
-    """Weights to start from: of a run, or of a float32 ONNX file."""
-    if path.suffix == ".onnx":
-        from hybridprompt.train.export import read_onnx
-
-        return read_onnx(path)
-    state = torch.load(path, map_location=device, weights_only=True)
-    weights: dict[str, torch.Tensor] = state["network"]
-    return weights
-
-
 class Trainer:
     """Owns a run's folder: ``checkpoint.pt``, ``log.jsonl`` and ``ema.pt``.
 
@@ -116,6 +107,9 @@ class Trainer:
         )
         self.rng = np.random.default_rng(config.seed)
         self.torch_rng = torch.Generator().manual_seed(config.seed)
+        self.adversarial = None
+        if config.adversarial.weight > 0:
+            self.adversarial = AdversarialStage(config.adversarial, device=self.device, seed=config.seed)
         self.step = 0
         checkpoint = self.folder / "checkpoint.pt"
         if resume and checkpoint.exists():
@@ -123,9 +117,20 @@ class Trainer:
                 self._restore(torch.load(checkpoint, map_location=self.device, weights_only=True))
         elif config.start_from is not None:
             with _told_where(config.start_from):
-                weights = _weights(config.start_from, self.device)
-                self.network.load_state_dict(weights)
-                self.ema.network.load_state_dict(weights)
+                self._start_with(read_weights(config.start_from, self.device))
+        elif config.narrow_from is not None:
+            with _told_where(config.narrow_from):
+                larger = read_weights(config.narrow_from, self.device, integers=True)
+                self._start_with(self.network.state_dict() | narrow(larger, config.network))
+        self.teacher = None
+        if config.distillation is not None:
+            with _told_where(config.distillation.teacher):
+                weights = read_weights(config.distillation.teacher, self.device, integers=True)
+                self.teacher = Teacher(weights, self.device)
+
+    def _start_with(self, weights: dict[str, torch.Tensor]) -> None:
+        self.network.load_state_dict(weights)
+        self.ema.network.load_state_dict(weights)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
@@ -133,6 +138,8 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.rng.bit_generator.state = state["numpy_rng"]
         self.torch_rng.set_state(state["torch_rng"].cpu())
+        if self.adversarial is not None and "adversarial" in state:
+            self.adversarial.restore(state["adversarial"])
         self.step = state["step"]
 
     def save(self) -> None:
@@ -145,6 +152,8 @@ class Trainer:
             "torch_rng": self.torch_rng.get_state(),
             "step": self.step,
         }
+        if self.adversarial is not None:
+            state["adversarial"] = self.adversarial.state()
         weights = {
             "network": self.ema.network.state_dict(),
             "config": self.config.network.as_dict(),
@@ -184,47 +193,55 @@ class Trainer:
             planes.append(torch.cat([(mixed.clamp(0, 1) * 255).round() / 255, coded[count:]]))
         return Batch((planes[0], planes[1]), batch.source, batch.quantiser)
 
+    def _learn(self, batch: Batch, loss: GeneratorLoss) -> dict[str, float | None]:
+        """Take one step on a batch; returns the terms of the loss."""
+        config, step = self.config, self.step
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(config, step)
+        batch = self._with_generated_inputs(batch)
+        generated = self.network(*batch.coded, batch.quantiser)
+        terms = loss(generated, batch.source, step)
+        total = terms.total
+        found = {n: getattr(terms, n) for n in ("alex", "pixel", "band", "vgg", "dists")}
+        if self.teacher is not None and config.distillation is not None:
+            distance = self.teacher.distance(generated, batch)
+            total = total + config.distillation.weight * distance
+            found["teacher"] = float(distance.detach())
+        playing = self.adversarial if self.adversarial and self.adversarial.active(step) else None
+        if playing is not None:
+            total = total + config.adversarial.weight * playing.term(generated[0])
+        self.optimiser.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        if bool(torch.isfinite(norm)):
+            self.optimiser.step()
+        if playing is not None:
+            found["discriminator"] = playing.learn(generated[0], batch.source[0])
+        self.step += 1
+        self.ema.update(self.network, self.step)
+        return found
+
     def run(self, report: Report = logger.info) -> Scores:
         """Train until ``config.steps``; returns the last validation."""
         config = self.config
         train = SampleStore(config.corpus / "train")
         validation = SampleStore(config.corpus / "validation")
         loss = GeneratorLoss(config.loss, self.device, self.torch_rng)
-        started, saved = time.monotonic(), time.monotonic()
-        first, sums, vgg_values = self.step, np.zeros(3), list[float]()
+        started, saved, first = time.monotonic(), time.monotonic(), self.step
+        terms: dict[str, list[float]] = {}
         scores = None
         while self.step < config.steps:
-            batch = self._to_device(train.batch(self.rng, config.batch, config.crop))
-            for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate(config, self.step)
-            batch = self._with_generated_inputs(batch)
-            generated = self.network(*batch.coded, batch.quantiser)
-            terms = loss(generated, batch.source, self.step)
-            self.optimiser.zero_grad()
-            terms.total.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
-            if bool(torch.isfinite(norm)):
-                self.optimiser.step()
-            self.step += 1
-            self.ema.update(self.network, self.step)
-            sums += terms.alex, terms.pixel, terms.band
-            if terms.vgg is not None:
-                vgg_values.append(terms.vgg)
+            found = self._learn(self._to_device(train.batch(self.rng, config.batch, config.crop)), loss)
+            for name, value in found.items():
+                if value is not None:
+                    terms.setdefault(name, []).append(value)
             if self.step % config.log_every == 0:
-                alex, pixel, band = sums / config.log_every
-                pace = (time.monotonic() - started) / (self.step - first)
-                record = {
-                    "step": self.step,
-                    "alex": alex,
-                    "pixel": pixel,
-                    "band": band,
-                    "vgg": float(np.mean(vgg_values)) if vgg_values else None,
-                    "seconds_per_step": pace,
-                }
+                record: dict[str, float] = {"step": self.step}
+                record |= {name: float(np.mean(values)) for name, values in terms.items()}
+                record["seconds_per_step"] = (time.monotonic() - started) / (self.step - first)
                 self._log(record)
-                report(" ".join(f"{k} {v:.5g}" for k, v in record.items() if v is not None))
-                sums[:] = 0
-                vgg_values.clear()
+                report(" ".join(f"{k} {v:.5g}" for k, v in record.items()))
+                terms.clear()
             if self.step % config.validate_every == 0:
                 train.refresh()
                 validation.refresh()

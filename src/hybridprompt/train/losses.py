@@ -1,11 +1,12 @@
 """The training loss of the generator.
 
-    L = w_alex LPIPS_alex(phase, scale) + w_vgg LPIPS_vgg + w_pixel L1 + w_band B
+    L = w_alex LPIPS_alex(phase, scale) + w_vgg LPIPS_vgg + w_dists DISTS + w_pixel L1 + w_band B
 
 LPIPS with AlexNet alone is gamed by a pixel-shuffle network: its first layer has a stride of 4, so it always
 meets the same phase.  Hence a random crop phase and a random rescale before it, a VGG16 term on a few crops,
 and the sub-band term B, which asks for the source's local standard deviation in two Laplacian bands (right
-amount of texture, no wish for its exact place).
+amount of texture, no wish for its exact place).  DISTS is left out unless it is asked for, because it is what
+tells whether a gain in LPIPS is more than that.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ import torch.nn.functional as F
 
 from hybridprompt.errors import ConfigError
 from hybridprompt.evaluate.colour import yuv420_to_rgb
-from hybridprompt.evaluate.perceptual import Lpips
+from hybridprompt.evaluate.perceptual import Dists, Lpips
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Weights of the terms; ``vgg_every`` and ``vgg_crops`` bound the cost of the VGG16 term."""
+    """Weights of the terms; 0 leaves one out.
+
+    ``vgg_every``, ``vgg_crops`` and ``vgg_size`` bound the cost of the terms of VGG16, LPIPS-VGG and DISTS.
+    """
 
     alex: float = 1.0
     vgg: float = 1.0
+    dists: float = 0.0
     pixel: float = 2.0
     band: float = 1.0
     vgg_every: int = 3
@@ -42,11 +47,12 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The terms of one step; ``vgg`` is None on the steps that leave it out."""
+    """The terms of one step; ``vgg`` and ``dists`` are None on the steps that leave them out."""
 
     total: torch.Tensor
     alex: float
     vgg: float | None
+    dists: float | None
     pixel: float
     band: float
 
@@ -74,14 +80,16 @@ class GeneratorLoss:
 
     def __init__(self, weights: LossWeights, device: torch.device, rng: torch.Generator) -> None:
         self.weights = weights
-        self.alex = Lpips("alex", device=device)
+        self.alex = Lpips("alex", device=device) if weights.alex > 0 else None
         self.vgg = Lpips("vgg", device=device, dtype=torch.bfloat16) if weights.vgg > 0 else None
+        self.dists = Dists(device=device) if weights.dists > 0 else None
         self.rng = rng
 
     def _random(self, high: int) -> int:
         return int(torch.randint(high, (1,), generator=self.rng))
 
     def _alex_distance(self, rgb: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        assert self.alex is not None
         dy, dx = self._random(8), self._random(8)
         scale = (0.8, 1.0, 1.25)[self._random(3)]
         both = torch.cat([rgb, target])[..., dy:, dx:]
@@ -91,15 +99,12 @@ class GeneratorLoss:
         features = self.alex.features(both)
         return self.alex.distance([f[:count] for f in features], [f[count:] for f in features]).mean()
 
-    def _vgg_distance(self, rgb: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        assert self.vgg is not None
+    def _crop(self, rgb: torch.Tensor) -> tuple[slice, slice, slice, slice]:
+        """Where the terms of VGG16 look."""
         size = min(self.weights.vgg_size, rgb.shape[-1])
         dy, dx = self._random(rgb.shape[-2] - size + 1), self._random(rgb.shape[-1] - size + 1)
         count = min(self.weights.vgg_crops, len(rgb))
-        crop = (slice(0, count), slice(None), slice(dy, dy + size), slice(dx, dx + size))
-        with torch.no_grad():
-            wanted = self.vgg.features(target[crop])
-        return self.vgg.distance(self.vgg.features(rgb[crop]), wanted).mean()
+        return slice(0, count), slice(None), slice(dy, dy + size), slice(dx, dx + size)
 
     def __call__(
         self,
@@ -110,13 +115,28 @@ class GeneratorLoss:
         """Loss of generated planes, (N, 1, H, W) luma and (N, 2, H/2, W/2) chroma, against the source's."""
         weights = self.weights
         rgb, target = yuv420_to_rgb(*generated), yuv420_to_rgb(*source)
-        alex = self._alex_distance(rgb, target)
+        alex = rgb.new_zeros(()) if self.alex is None else self._alex_distance(rgb, target)
         pixel = (generated[0] - source[0]).abs().mean() + 0.5 * (generated[1] - source[1]).abs().mean()
         band = band_loss(generated[0], source[0])
         total = weights.alex * alex + weights.pixel * pixel + weights.band * band
-        vgg = None
-        if self.vgg is not None and step % weights.vgg_every == 0:
-            distance = self._vgg_distance(rgb, target)
-            total = total + weights.vgg * distance
-            vgg = float(distance.detach())
-        return LossTerms(total, float(alex.detach()), vgg, float(pixel.detach()), float(band.detach()))
+        late: dict[str, float] = {}
+        if (self.vgg or self.dists) and step % weights.vgg_every == 0:
+            crop = self._crop(rgb)
+            for name, weight, metric in (
+                ("vgg", weights.vgg, self.vgg),
+                ("dists", weights.dists, self.dists),
+            ):
+                if metric is not None:
+                    with torch.no_grad():
+                        wanted = metric.features(target[crop])
+                    distance = metric.distance(metric.features(rgb[crop]), wanted).mean()
+                    total = total + weight * distance
+                    late[name] = float(distance.detach())
+        return LossTerms(
+            total=total,
+            alex=float(alex.detach()),
+            vgg=late.get("vgg"),
+            dists=late.get("dists"),
+            pixel=float(pixel.detach()),
+            band=float(band.detach()),
+        )

@@ -1,0 +1,123 @@
+"""A larger generator that a smaller one learns from: reading its weights, and narrowing them for a start.
+
+Distillation adds the mean absolute difference between the student's and the teacher's planes to the loss.
+Both refine the same base, so that is the difference of their residuals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig
+from hybridprompt.train.samples import Batch, Planes
+
+Weights = dict[str, torch.Tensor]
+
+
+def _blocks(weights: Mapping[str, torch.Tensor], name: str) -> int:
+    return sum(key.startswith(f"{name}.") and key.endswith(".first.weight") for key in weights)
+
+
+def config_of(weights: Mapping[str, torch.Tensor]) -> NetworkConfig:
+    """Shape of the network that weights belong to.  Raises KeyError where they are not a generator's."""
+    return NetworkConfig(
+        stem_channels=int(weights["stem.weight"].shape[0]),
+        body_channels=int(weights["down.weight"].shape[0]),
+        body_blocks=_blocks(weights, "body"),
+        tail_blocks=_blocks(weights, "tail"),
+    )
+
+
+def _out_norm(weights: Weights, layer: str) -> torch.Tensor:
+    norm: torch.Tensor = torch.linalg.vector_norm(weights[f"{layer}.weight"].flatten(1), dim=1)
+    return norm
+
+
+def _in_norm(weights: Weights, layer: str) -> torch.Tensor:
+    return _out_norm({f"{layer}.weight": weights[f"{layer}.weight"].transpose(0, 1)}, layer)
+
+
+def _strongest(strength: torch.Tensor, count: int, what: str) -> torch.Tensor:
+    if count > len(strength):
+        raise ValueError(f"{count} {what} cannot be taken from {len(strength)}")
+    return strength.topk(count).indices.sort().values
+
+
+def narrow(weights: Weights, config: NetworkConfig) -> Weights:
+    """Cut weights down to ``config``: the strongest channels and the first blocks of a larger network.
+
+    A channel is as strong as the norm of what makes it times the norm of what reads it.  Blocks that only
+    ``config`` has are left out.  Raises ValueError where it has more channels.
+    """
+    large = config_of(weights)
+    stem = _strongest(
+        _out_norm(weights, "stem") * (_in_norm(weights, "down") + _in_norm(weights, "head")),
+        config.stem_channels,
+        "stem channels",
+    )
+    body = _strongest(
+        _out_norm(weights, "down") * _in_norm(weights, "up"), config.body_channels, "body channels"
+    )
+    # The pixel shuffle takes four channels of `up` for each of the stem's.
+    raised = (stem[:, None] * 4 + torch.arange(4)).flatten()
+
+    def take(layer: str, outputs: torch.Tensor | None, inputs: torch.Tensor | None) -> Weights:
+        weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+        if outputs is not None:
+            weight, bias = weight[outputs], bias[outputs]
+        if inputs is not None:
+            weight = weight[:, inputs]
+        return {f"{layer}.weight": weight.clone(), f"{layer}.bias": bias.clone()}
+
+    narrowed = (
+        take("stem", stem, None)
+        | take("down", body, stem)
+        | take("up", raised, body)
+        | take("head", None, stem)
+    )
+    for name, channels, count in (
+        ("body", body, min(config.body_blocks, large.body_blocks)),
+        ("tail", stem, min(config.tail_blocks, large.tail_blocks)),
+    ):
+        for index in range(count):
+            first, second = f"{name}.{index}.first", f"{name}.{index}.second"
+            inner = _strongest(
+                _out_norm(weights, first) * _in_norm(weights, second), len(channels), "inner channels"
+            )
+            narrowed |= take(first, inner, channels) | take(second, channels, inner)
+    return narrowed
+
+
+def read_weights(path: Path, device: torch.device, *, integers: bool = False) -> Weights:
+    """Weights in a run's ``.pt`` file or an exported ONNX file, by their names in torch.
+
+    integers: take those of a file in 8-bit integers too.  What is raised for an unusable file is torch's and
+    Python's own.
+    """
+    if path.suffix == ".onnx":
+        from hybridprompt.train.export import read_onnx
+
+        return read_onnx(path, integers=integers)
+    state = torch.load(path, map_location=device, weights_only=True)
+    weights: Weights = state["network"]
+    return weights
+
+
+class Teacher:
+    """A trained generator in torch that gives its planes as an example; it does not learn."""
+
+    def __init__(self, weights: Weights, device: torch.device) -> None:
+        self.network = GeneratorNetwork(config_of(weights))
+        self.network.load_state_dict(weights)
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.requires_grad_(False)
+
+    def distance(self, generated: Planes, batch: Batch) -> torch.Tensor:
+        """Mean absolute difference between the student's planes and the teacher's; chroma counts half."""
+        with torch.no_grad():
+            planes: Planes = self.network(*batch.coded, batch.quantiser)
+        y, uv = ((mine - wanted).abs().mean() for mine, wanted in zip(generated, planes, strict=True))
+        return y + 0.5 * uv

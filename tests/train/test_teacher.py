@@ -1,0 +1,181 @@
+"""Learning from a larger generator: its weights, narrowing, distillation."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from train_media import TINY, tiny_config, write_samples  # noqa: E402
+
+from hybridprompt.errors import ConfigError  # noqa: E402
+from hybridprompt.evaluate.weights import have_metric_weights  # noqa: E402
+from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig  # noqa: E402
+from hybridprompt.generator.registry import load_shipped  # noqa: E402
+from hybridprompt.train.config import Distillation  # noqa: E402
+from hybridprompt.train.export import read_onnx  # noqa: E402
+from hybridprompt.train.loop import Trainer  # noqa: E402
+from hybridprompt.train.losses import LossWeights  # noqa: E402
+from hybridprompt.train.samples import Batch, even_samples, whole_picture  # noqa: E402
+from hybridprompt.train.teacher import Teacher, config_of, narrow  # noqa: E402
+
+WEIGHTS = Path(__file__).parents[2] / "src" / "hybridprompt" / "generator" / "weights"
+CPU = torch.device("cpu")
+LARGE = NetworkConfig(stem_channels=12, body_channels=24, body_blocks=2, tail_blocks=2)
+
+needs_metrics = pytest.mark.skipif(
+    not have_metric_weights(), reason="the weights of LPIPS and DISTS are not installed"
+)
+
+
+def random_network(config: NetworkConfig, seed: int = 0) -> GeneratorNetwork:
+    torch.manual_seed(seed)
+    network = GeneratorNetwork(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.1)
+    return network
+
+
+def random_batch(seed: int = 0) -> Batch:
+    torch.manual_seed(seed)
+    coded = torch.rand(2, 1, 32, 48), torch.rand(2, 2, 16, 24)
+    return Batch(coded, coded, torch.rand(2, 1, 1, 1))
+
+
+def write_ema(path: Path, network: GeneratorNetwork) -> Path:
+    torch.save({"network": network.state_dict(), "config": network.config.as_dict(), "step": 1}, path)
+    return path
+
+
+def test_shape_is_read_off_the_weights() -> None:
+    for config in (TINY, LARGE, replace(LARGE, tail_blocks=0)):
+        assert config_of(GeneratorNetwork(config).state_dict()) == config
+    with pytest.raises(KeyError):
+        config_of({"something": torch.zeros(1)})
+
+
+def test_weights_of_the_shipped_integers_compute_what_its_file_does(tmp_path: Path) -> None:
+    write_samples(tmp_path, 1, width=256, height=192)
+    (sample,) = even_samples(tmp_path, 1)
+    batch = whole_picture(sample)
+    weights = read_onnx(WEIGHTS / "generator_v2.onnx", integers=True)
+    made = Teacher(weights, CPU).network(*batch.coded, batch.quantiser)[0][0, 0]
+    y, u, v = (
+        (plane * 255).round().byte().numpy()
+        for plane in (batch.coded[0][0, 0], batch.coded[1][0, 0], batch.coded[1][0, 1])
+    )
+    generator = load_shipped("generator_v2")
+    full = np.ones((3, 4), np.float32)
+    wanted = generator.generate((y, u, v), quantiser=sample.base_q_idx, strengths=full, block_size=64)[0]
+    changed = np.abs(wanted.astype(float) - y).mean()
+    difference = np.abs(made.numpy() * 255 - wanted).mean()
+    assert changed > 1
+    assert difference < 0.2 * changed
+
+
+def test_narrowing_keeps_what_weak_channels_do_not_change() -> None:
+    """A large network, some of whose channels do nothing, narrowed to the rest computes the same."""
+    network = random_network(LARGE)
+    rng = np.random.default_rng(1)
+    idle_stem, idle_body = rng.permutation(12)[:4], rng.permutation(24)[:8]
+    with torch.no_grad():
+        for layer, idle in (
+            (network.stem, idle_stem),
+            (network.down, idle_body),
+            *((block.second, idle_body) for block in network.body),
+            *((block.second, idle_stem) for block in network.tail),
+            *((block.first, rng.permutation(24)[:8]) for block in network.body),
+            *((block.first, rng.permutation(12)[:4]) for block in network.tail),
+        ):
+            layer.weight[idle] = 0
+            layer.bias[idle] = 0
+        raised = (idle_stem[:, None] * 4 + np.arange(4)).ravel()
+        network.up.weight[raised] = 0
+        network.up.bias[raised] = 0
+    config = replace(LARGE, stem_channels=8, body_channels=16)
+    narrowed = GeneratorNetwork(config)
+    narrowed.load_state_dict(narrow(network.state_dict(), config))
+    batch = random_batch()
+    for mine, wanted in zip(
+        narrowed(*batch.coded, batch.quantiser), network(*batch.coded, batch.quantiser), strict=True
+    ):
+        assert torch.allclose(mine, wanted, atol=1e-5)
+
+
+def test_narrowing_leaves_out_blocks_but_invents_no_channels() -> None:
+    weights = random_network(LARGE).state_dict()
+    fewer = narrow(weights, replace(LARGE, body_blocks=1, tail_blocks=0))
+    assert config_of(fewer) == replace(LARGE, body_blocks=1, tail_blocks=0)
+    assert torch.equal(fewer["body.0.first.weight"], weights["body.0.first.weight"])
+    assert config_of(narrow(weights, replace(LARGE, body_blocks=3))) == LARGE
+    for config in (replace(LARGE, stem_channels=13), replace(LARGE, body_channels=25)):
+        with pytest.raises(ValueError, match="cannot be taken"):
+            narrow(weights, config)
+
+
+def test_distance_is_that_of_the_planes() -> None:
+    network = random_network(TINY)
+    teacher = Teacher(network.state_dict(), CPU)
+    batch = random_batch()
+    y, uv = (planes.detach() for planes in network(*batch.coded, batch.quantiser))
+    assert float(teacher.distance((y, uv), batch)) == pytest.approx(0, abs=1e-6)
+    assert float(teacher.distance((y + 0.25, uv - 0.5), batch)) == pytest.approx(0.5, abs=1e-5)
+    y.requires_grad_(True)
+    teacher.distance((y + 0.1, uv), batch).backward()
+    assert y.grad is not None
+    assert all(parameter.grad is None for parameter in teacher.network.parameters())
+
+
+@needs_metrics
+def test_student_comes_nearer_to_its_teacher(tmp_path: Path) -> None:
+    write_samples(tmp_path / "corpus" / "train", 3)
+    write_samples(tmp_path / "corpus" / "validation", 1, seed=9)
+    network = random_network(replace(TINY, stem_channels=12))
+    with torch.no_grad():
+        network.head.weight *= 0.2
+    teacher = write_ema(tmp_path / "teacher.pt", network)
+    nothing = LossWeights(alex=0, vgg=0, pixel=0, band=0)
+    trainer = Trainer(
+        tiny_config(
+            tmp_path,
+            steps=40,
+            learning_rate=3e-3,
+            loss=nothing,
+            distillation=Distillation(teacher=teacher),
+        )
+    )
+    assert trainer.teacher is not None
+    batch = random_batch()
+
+    def distance() -> float:
+        with torch.no_grad():
+            return float(trainer.teacher.distance(trainer.network(*batch.coded, batch.quantiser), batch))
+
+    before = distance()
+    trainer.run(lambda line: None)
+    assert distance() < 0.8 * before
+    assert '"teacher"' in (tmp_path / "run" / "log.jsonl").read_text()
+
+
+@needs_metrics
+def test_narrowed_start_and_unusable_teachers(tmp_path: Path) -> None:
+    write_ema(tmp_path / "large.pt", random_network(LARGE))
+    trainer = Trainer(tiny_config(tmp_path, narrow_from=tmp_path / "large.pt"))
+    expected = narrow(random_network(LARGE).state_dict(), TINY)
+    for name, value in trainer.network.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+        assert torch.equal(trainer.ema.network.state_dict()[name], value), name
+    with pytest.raises(ConfigError, match=r"large\.pt.*cannot be taken"):
+        Trainer(
+            tiny_config(
+                tmp_path, "other", narrow_from=tmp_path / "large.pt", network=replace(TINY, stem_channels=16)
+            )
+        )
+    with pytest.raises(ConfigError, match=r"nothing\.onnx"):
+        Trainer(tiny_config(tmp_path, distillation=Distillation(teacher=tmp_path / "nothing.onnx")))
+    with pytest.raises(ConfigError, match="one of them"):
+        tiny_config(tmp_path, narrow_from=tmp_path / "large.pt", start_from=tmp_path / "large.pt")
