@@ -54,37 +54,26 @@ def moving(count: int, width: int, height: int, *, seed: int = 1) -> list[Pictur
     return made
 
 
-def encode(
-    pictures: Sequence[Picture], codec: NalCodec, *, crf: int = 30, params: str = "", global_header: bool = False
-) -> Stream:
-    """Encode pictures of even size into Annex B."""
+def encode(pictures: Sequence[Picture], codec: NalCodec, *, crf: int = 30, params: str = "") -> Stream:
+    """Encode pictures of even size into Annex B, with parameter sets in band."""
     context = av.CodecContext.create(LIBRARIES[codec], "w")
-    context.width, context.height, context.pix_fmt = pictures[0].width, pictures[0].height, "yuv420p"
-    context.time_base, context.framerate, context.thread_count = TICK, Fraction(30), 1
-    joined = ":".join(part for part in (PARAMS[codec], params) if part)
-    context.options = {"crf": str(crf), "preset": "fast", f"{LIBRARIES[codec][3:]}-params": joined}
-    if global_header:
-        context.flags |= av.codec.context.Flags.global_header
+    _set_up(context, pictures[0], codec, crf, params)
+    context.time_base, context.framerate = TICK, Fraction(30)
     coded = [packet for picture in pictures for packet in context.encode(picture.to_frame())]
     coded += context.encode(None)
-    packets = tuple((bytes(packet), packet.pts) for packet in coded)
-    return Stream(codec, context.extradata if global_header else None, packets, None)
+    return Stream(codec, None, tuple((bytes(packet), packet.pts) for packet in coded), None)
 
 
-def in_mp4(stream: Stream) -> Stream:
-    """The stream as an MP4 file hands it out: avcC or hvcC, and lengths before the NAL units."""
+def encode_mp4(pictures: Sequence[Picture], codec: NalCodec, *, crf: int = 30, params: str = "") -> Stream:
+    """The same as an MP4 file hands it out: avcC or hvcC, and lengths before the NAL units."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
-        track = output.add_stream(DECODERS[stream.codec], rate=30)
+        track = output.add_stream(LIBRARIES[codec], rate=30)
         assert isinstance(track, av.VideoStream)
-        track.width, track.height, track.pix_fmt, track.time_base = 96, 64, "yuv420p", TICK
-        assert stream.extradata
-        track.codec_context.extradata = stream.extradata
-        for index, (data, pts) in enumerate(stream.packets):
-            packet = av.Packet(data)
-            packet.stream, packet.pts, packet.dts, packet.time_base = track, pts, index - 4, TICK
-            packet.is_keyframe = index % 16 == 0
-            output.mux(packet)
+        _set_up(track.codec_context, pictures[0], codec, crf, params)
+        for picture in pictures:
+            output.mux(track.encode(picture.to_frame()))
+        output.mux(track.encode(None))
     with av.open(io.BytesIO(file.getvalue())) as container:
         track = container.streams.video[0]
         packets = tuple(
@@ -92,7 +81,14 @@ def in_mp4(stream: Stream) -> Stream:
             for packet in container.demux(track)
             if packet.size
         )
-        return Stream(stream.codec, track.codec_context.extradata, packets, 4)
+        return Stream(codec, track.codec_context.extradata, packets, 4)
+
+
+def _set_up(context: av.VideoCodecContext, first: Picture, codec: NalCodec, crf: int, params: str) -> None:
+    context.width, context.height, context.pix_fmt = first.width, first.height, "yuv420p"
+    context.thread_count = 1
+    joined = ":".join(part for part in (PARAMS[codec], params) if part)
+    context.options = {"crf": str(crf), "preset": "fast", f"{LIBRARIES[codec][3:]}-params": joined}
 
 
 def play(stream: Stream, *, cropped: bool = True) -> dict[int, Picture]:
