@@ -66,6 +66,8 @@ def encode(pictures: Sequence[Picture], codec: NalCodec, *, crf: int = 30, param
 
 def encode_mp4(pictures: Sequence[Picture], codec: NalCodec, *, crf: int = 30, params: str = "") -> Stream:
     """The same as an MP4 file hands it out: avcC or hvcC, and lengths before the NAL units."""
+    # With fewer, FFmpeg's x265 wrapper sometimes has no dts for its muxer.
+    assert len(pictures) >= 6
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         track = output.add_stream(LIBRARIES[codec], rate=30)

@@ -11,7 +11,7 @@ from hybridprompt.bitstream.nal import NalCodec, join_nal_units
 from hybridprompt.errors import BitstreamError
 from nal_media import encode_mp4, moving
 
-CONFIGURATIONS = {codec: encode_mp4(moving(1, 96, 64), codec).extradata or b"" for codec in NalCodec}
+CONFIGURATIONS = {codec: encode_mp4(moving(6, 96, 64), codec).extradata or b"" for codec in NalCodec}
 TYPES = {NalCodec.H264: [7, 8], NalCodec.H265: [32, 33, 34]}
 codecs = pytest.mark.parametrize("codec", list(NalCodec))
 

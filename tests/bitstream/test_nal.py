@@ -159,6 +159,24 @@ def test_first_slice_of_real_streams(codec: NalCodec, idr_type: int) -> None:
     assert first_vcl(split_nal_units(data[: found.offset]), codec) is None
 
 
+def test_what_counts_as_the_first_slice() -> None:
+    h264 = [frame_nal_unit(bytes([kind, 0x80])) for kind in (9, 7, 8, 6, 14, 5)]
+    assert first_vcl(split_nal_units(b"".join(h264)), NalCodec.H264).raw == h264[4]  # type: ignore[union-attr]
+    for kind in (1, 2, 5, 20, 21):
+        assert first_vcl(split_nal_units(frame_nal_unit(bytes([kind, 0x80]))), NalCodec.H264) is not None
+    for kind, is_slice in (
+        (0, True),
+        (9, True),
+        (21, True),
+        (32, False),
+        (35, False),
+        (39, False),
+        (40, False),
+    ):
+        unit = frame_nal_unit(bytes([kind << 1, 1, 0x80]))
+        assert (first_vcl(split_nal_units(unit), NalCodec.H265) is not None) is is_slice
+
+
 @settings(deadline=None)
 @given(tricky, length_sizes, st.sampled_from(list(NalCodec)))
 def test_random_bytes_give_nal_units_or_bitstream_errors(
