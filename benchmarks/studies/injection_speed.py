@@ -73,9 +73,10 @@ class Stream:
 
 
 def coded(clip: Path, name: Name, frames: int, rate_kbps: float) -> Stream:
-    """Encode, or take the files of an earlier run: rate control is given a second aim, by its first
-    result.""" first = _coded(clip, name, frames, rate_kbps, 1.0) found_kbps = rate_kbps_of(first,
-    VideoSource(clip).average_rate) if abs(found_kbps / rate_kbps - 1) < 0.05:
+    """Encode, or take the files of an earlier run; rate control aims a second time where it missed."""
+    first = _coded(clip, name, frames, rate_kbps, 1.0)
+    found_kbps = rate_kbps_of(first, VideoSource(clip).average_rate)
+    if abs(found_kbps / rate_kbps - 1) < 0.05:
         return first
     return _coded(clip, name, frames, rate_kbps, round(rate_kbps / found_kbps, 2))
 
