@@ -42,6 +42,12 @@ def test_annex_b_and_nothing_count_as_annex_b(codec: NalCodec) -> None:
     assert parameter_sets(None, codec=codec) == []
 
 
+def test_an_avcc_may_hold_many_parameter_sets() -> None:
+    nal = b"\0\2\x68\x80"
+    many = bytes.fromhex("0164000aff e0") + bytes([40]) + nal * 40
+    assert parameter_sets(many, codec=NalCodec.H264) == [b"\x68\x80"] * 40
+
+
 @codecs
 def test_every_cut_is_found(codec: NalCodec) -> None:
     configuration = CONFIGURATIONS[codec]

@@ -30,39 +30,38 @@ class DisplayOrder(Generic[T]):
     """
 
     def __init__(self, times: Iterable[int]) -> None:
-        self._due = deque(sorted(times))
+        self._due = deque(sorted(set(times)))
+        self._awaited = set(self._due)
         self._held: dict[int, T] = {}
-        self._missing: set[int] = set()
 
     def push(self, pts: int, item: T) -> list[T]:
         """Take what was decoded; return what is shown next, in order.
 
         A pts that was not announced, or is over, comes back at once: there is no better place for it.
         """
-        if pts not in self._due or pts in self._held:
+        if pts not in self._awaited:
             return [item]
+        self._awaited.discard(pts)
         self._held[pts] = item
         return self._ready()
 
     def skip(self, pts: int) -> list[T]:
         """Note that a packet gave no picture; return what need not wait for it any more, in order."""
-        self._missing.add(pts)
+        self._awaited.discard(pts)
         return self._ready()
 
     def flush(self) -> list[T]:
         """Return what is left, in order."""
         rest = [self._held[pts] for pts in sorted(self._held)]
         self._due.clear()
+        self._awaited.clear()
         self._held.clear()
         return rest
 
     def _ready(self) -> list[T]:
         ready = []
-        while self._due:
-            if self._due[0] in self._held:
-                ready.append(self._held.pop(self._due.popleft()))
-            elif self._due[0] in self._missing:
-                self._missing.discard(self._due.popleft())
-            else:
-                break
+        while self._due and self._due[0] not in self._awaited:
+            pts = self._due.popleft()
+            if pts in self._held:
+                ready.append(self._held.pop(pts))
         return ready
