@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import data_folder
 
-from hybridprompt.bitstream.nal import split_nal_units
+from hybridprompt.bitstream.nal import join_nal_units, split_nal_units
 from hybridprompt.decode.nal_injection import H264InjectingDecoder, HevcInjectingDecoder
 from hybridprompt.generator.base import Planes
 from hybridprompt.video.h264_decoder import H264Decoder
@@ -119,7 +119,9 @@ def stub_of(codec: str, like: Encode, crf: int) -> bytes:
     data = encode_packets(codec, [grey] * 8, crf, given_first=False)[0][0]
     if headers(codec, data) != headers(codec, like.packets[0][0]):
         raise SystemExit(f"{codec}: the stub has other parameter sets than the stream")
-    return data
+    # Without x264's 700 bytes of text about its settings.
+    sei = {"x265": (0x4E,), "x264": (0x06,)}[codec]
+    return join_nal_units(nal.data for nal in split_nal_units(data) if nal.data[0] not in sei)
 
 
 def headers(codec: str, data: bytes) -> list[bytes]:

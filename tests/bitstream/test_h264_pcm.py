@@ -12,7 +12,7 @@ from hybridprompt.bitstream.codec_config import parameter_sets
 from hybridprompt.bitstream.exp_golomb import write_se, write_trailing_bits, write_ue
 from hybridprompt.bitstream.h264_headers import H264Pps, IdrSlice, parse_idr_slice, parse_pps, parse_sps
 from hybridprompt.bitstream.h264_pcm import Planes, find_idr, replace_idr
-from hybridprompt.bitstream.nal import NalCodec, add_emulation_prevention, split_nal_units
+from hybridprompt.bitstream.nal import NalCodec, add_emulation_prevention, join_nal_units, split_nal_units
 from hybridprompt.errors import BitstreamError
 from nal_media import Stream, differing, encode, encode_mp4, moving, play, same
 
@@ -234,8 +234,9 @@ def test_damage_gives_a_splice_or_bitstream_errors(damage: list[tuple[int, int]]
         replace_idr(bytes(unit), _PLANES)
 
 
-_STREAM = encode(moving(1, 96, 64), NalCodec.H264, params="sei=0")
-_UNIT = _STREAM.packets[0][0]
+_STREAM = encode(moving(1, 96, 64), NalCodec.H264)
+# Without x264's long message, so that damage hits headers.
+_UNIT = join_nal_units(nal.data for nal in split_nal_units(_STREAM.packets[0][0]) if nal.data[0] != 6)
 _PLANES = play(_STREAM)[0].planes
 
 
