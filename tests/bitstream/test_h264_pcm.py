@@ -1,6 +1,7 @@
 """IDR pictures made of samples: exact in FFmpeg's decoder, and so are the pictures after them."""
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +110,19 @@ def test_headers_of_x264() -> None:
     assert find_idr(stream.packets[1][0]) is None
     with pytest.raises(BitstreamError, match="no IDR slice"):
         replace_idr(stream.packets[1][0], play(stream)[1].planes)
+
+
+@pytest.mark.parametrize("params", VARIANTS)
+def test_the_new_slice_has_the_numbers_of_the_old_one(params: str) -> None:
+    # FFmpeg does not mind wrong ones; the standard does (7.4.3: IDR pictures in a row differ in idr_pic_id).
+    stream = encode(moving(20, 98, 70), NalCodec.H264, params=params)
+    again = spliced(stream, {pts: play(stream)[pts].planes for pts in IDRS})
+    for (before, pts), (after, _) in zip(stream.packets, again.packets, strict=True):
+        if pts in IDRS:
+            old, new = find_idr(before), find_idr(after)
+            assert old is not None
+            assert new is not None
+            assert new.header == replace(old.header, pps_id=1)
 
 
 def sps_nal(**changes: int) -> bytes:
