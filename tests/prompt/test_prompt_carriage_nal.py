@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridprompt.bitstream.nal import NalCodec, join_nal_units
+from hybridprompt.bitstream.nal import NalCodec, frame_nal_unit, join_nal_units
 from hybridprompt.bitstream.sei import SeiMessage, insert_user_data, write_sei
 from hybridprompt.errors import BitstreamError
 from hybridprompt.prompt.carriage_nal import PROMPT_UUID, attach, detach, extract
@@ -34,6 +34,15 @@ def test_attach_extract_detach(rest: bytes, codec: NalCodec, length_size: int | 
     assert detach(carrying, codec=codec, length_size=length_size) == unit
     assert extract(unit, codec=codec, length_size=length_size) is None
     assert detach(unit, codec=codec, length_size=length_size) == unit
+
+
+@pytest.mark.parametrize(("codec", "header"), [(NalCodec.H264, "06"), (NalCodec.H265, "4e01")])
+def test_worked_example(codec: NalCodec, header: str) -> None:
+    """The prompt of the example in docs/bitstream.md."""
+    prompt = bytes.fromhex("4850524d 0100 0123456789abcdef 014000b4 02 01014e 0207 060301 051bdbf8 402991cf")
+    sei = bytes.fromhex(f"00000001 {header} 05 33 8247fb5443274579a9fb2c18fc3b9027") + prompt + b"\x80"
+    first, last = (frame_nal_unit(nal) for nal in NALS[codec])
+    assert attach(first + last, prompt, codec=codec) == first + sei + last
 
 
 @each_codec
