@@ -76,14 +76,14 @@ def coded(clip: Path, name: Name, frames: int, rate_kbps: float) -> Stream:
     """Encode, or take the files of an earlier run.
 
     x264 and x265 meet a bitrate well enough.  SVT-AV1 does not on so few pictures: of its CRFs, the finest
-    one that stays below is searched, or one that comes within a tenth.
+    one that stays below is searched, or one that comes within a quarter.
     """
     if name != "AV1":
         return _coded(clip, name, frames, 35, (("bitrate", f"{rate_kbps:g}"),))
     frame_rate = VideoSource(clip).average_rate
     fine, coarse = 50, 70
     best = _coded(clip, name, frames, coarse, ())
-    while coarse - fine > 1 and rate_kbps_of(best, frame_rate) < 0.9 * rate_kbps:
+    while coarse - fine > 1 and rate_kbps_of(best, frame_rate) < 0.75 * rate_kbps:
         middle = (fine + coarse) // 2
         stream = _coded(clip, name, frames, middle, ())
         if rate_kbps_of(stream, frame_rate) > rate_kbps:
