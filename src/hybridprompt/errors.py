@@ -1,7 +1,7 @@
 """Every error this package raises on purpose.
 
 HybridPromptError
-├── BitstreamError    bytes that break the syntax of AV1 or of a prompt
+├── BitstreamError    bytes that break the syntax of a codec or of a prompt
 ├── MediaError        a file or container that cannot be read or written
 ├── CodecError        an encoder or decoder that refuses its input
 ├── GeneratorError    a generator that is missing, damaged or unfit for the picture
@@ -16,7 +16,7 @@ class HybridPromptError(Exception):
 
 
 class BitstreamError(HybridPromptError):
-    """Bytes that break the syntax of AV1 or of a prompt."""
+    """Bytes that break the syntax of a codec or of a prompt."""
 
 
 class MediaError(HybridPromptError):

@@ -1,0 +1,140 @@
+"""H.264 and H.265 streams decoded with other pictures in place of their keyframes.
+
+Both ways are exact: all other pictures are what any conforming decoder would predict from the new keyframe.
+They differ as the decoders do: H.265's reference is overwritten, H.264's packet is replaced.
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from types import TracebackType
+from typing import Protocol, Self
+
+from hybridprompt.bitstream.codec_config import length_size_of, parameter_sets
+from hybridprompt.bitstream.h264_pcm import replace_idr
+from hybridprompt.bitstream.hevc_sps import configuration_without_reordering, unit_without_reordering
+from hybridprompt.bitstream.nal import NalCodec
+from hybridprompt.errors import CodecError
+from hybridprompt.generator.base import Planes
+from hybridprompt.video.av1_decoder import DecodedFrame
+from hybridprompt.video.h264_decoder import H264Decoder
+from hybridprompt.video.hevc_decoder import HevcDecoder
+from hybridprompt.video.picture import Picture
+
+Generate = Callable[[Picture], Planes | None]
+"""From the base picture to the planes that replace it; None keeps it."""
+
+
+class InjectingDecoder(Protocol):
+    """A decoder that takes another picture in place of the one that a packet holds."""
+
+    def decode(self, packet: bytes, pts: int, generate: Generate | None = None) -> list[DecodedFrame]:
+        """Decode a packet, replacing its picture by what ``generate`` makes of it; return what comes out."""
+
+    def flush(self) -> list[DecodedFrame]:
+        """Return what is still inside."""
+
+    def close(self) -> None:
+        """Release the decoder."""
+
+
+class HevcInjectingDecoder:
+    """Decodes H.265 in decoding order; any picture can be replaced.
+
+    extradata: hvcC (packets then have NAL unit lengths), parameter sets in Annex B, or None. threads:
+    wavefronts. Raises BitstreamError and CodecError for extradata that is damaged.
+    """
+
+    def __init__(
+        self, extradata: bytes | None = None, *, time_base: Fraction = Fraction(1, 90000), threads: int = 1
+    ) -> None:
+        self._length_size = length_size_of(extradata, codec=NalCodec.H265)
+        rewritten = configuration_without_reordering(extradata) if extradata else None
+        self._decoder = HevcDecoder(rewritten, time_base=time_base, threads=threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def decode(self, packet: bytes, pts: int, generate: Generate | None = None) -> list[DecodedFrame]:
+        """Decode one access unit; return its picture, with the pts given.
+
+        Raises BitstreamError and CodecError for damaged data, and CodecError where there is not the one
+        picture that ``generate`` is for.
+        """
+        frames = self._decoder.decode(unit_without_reordering(packet, length_size=self._length_size), pts)
+        if generate is None:
+            return frames
+        if len(frames) != 1 or frames[0].pts != pts:
+            raise CodecError(
+                f"H.265 packet with pts {pts} gave pictures of {[frame.pts for frame in frames]}, "
+                "expected its own"
+            )
+        planes = generate(frames[0].picture)
+        if planes is not None:
+            frames[0].overwrite(*planes)
+        return frames
+
+    def flush(self) -> list[DecodedFrame]:
+        """Return what is still inside (nothing), and make the decoder ready for another keyframe."""
+        return self._decoder.flush()
+
+    def close(self) -> None:
+        """Release the decoder; frames that came out stay valid."""
+        self._decoder.close()
+
+
+class H264InjectingDecoder:
+    """Decodes H.264 in display order; IDR pictures can be replaced.
+
+    extradata: avcC (packets then have NAL unit lengths), parameter sets in Annex B, or None. threads: on
+    slices. Raises BitstreamError and CodecError for extradata that is damaged.
+    """
+
+    def __init__(
+        self, extradata: bytes | None = None, *, time_base: Fraction = Fraction(1, 90000), threads: int = 1
+    ) -> None:
+        self._length_size = length_size_of(extradata, codec=NalCodec.H264)
+        self._parameter_sets = parameter_sets(extradata, codec=NalCodec.H264)
+        self._decoder = H264Decoder(extradata, time_base=time_base, threads=threads)
+        # For base pictures; opened for the first one.
+        self._keyframes: H264Decoder | None = None
+        self._open_keyframes = partial(H264Decoder, extradata, time_base=time_base, threads=threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def decode(self, packet: bytes, pts: int, generate: Generate | None = None) -> list[DecodedFrame]:
+        """Decode one access unit; return the pictures that are to be shown now.
+
+        Raises BitstreamError and CodecError for damaged data, and BitstreamError where ``generate`` is
+        given and the unit has no IDR picture, or one that cannot be replaced.
+        """
+        if generate is not None:
+            if self._keyframes is None:
+                self._keyframes = self._open_keyframes()
+            planes = generate(self._keyframes.decode_alone(packet, pts).picture)
+            if planes is not None:
+                packet = replace_idr(
+                    packet, planes, parameter_sets=self._parameter_sets, length_size=self._length_size
+                )
+        return self._decoder.decode(packet, pts)
+
+    def flush(self) -> list[DecodedFrame]:
+        """Return what is still inside, and make the decoder ready for another keyframe."""
+        return self._decoder.flush()
+
+    def close(self) -> None:
+        """Release the decoder; frames that came out stay valid."""
+        self._decoder.close()
+        if self._keyframes is not None:
+            self._keyframes.close()
