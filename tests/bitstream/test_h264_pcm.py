@@ -89,6 +89,17 @@ def test_hidden_samples_repeat_the_nearest_visible_one() -> None:
     assert np.array_equal(grid.v, other.v[rows][:, columns])
 
 
+def test_a_spliced_keyframe_can_be_replaced_again() -> None:
+    stream = encode(moving(3, 98, 70), NalCodec.H264)
+    first, second = (moving(1, 98, 70, seed=seed)[0].planes for seed in (5, 6))
+    once = spliced(stream, {0: first})
+    twice = spliced(once, {0: second})
+    idr = find_idr(twice.packets[0][0])
+    assert idr is not None
+    assert (idr.header.pps_id, idr.free_pps_id) == (2, 3)
+    assert not differing(play(twice), play(spliced(stream, {0: second})))
+
+
 def test_all_other_nal_units_stay() -> None:
     stream = encode(moving(1, 98, 70), NalCodec.H264, params="slices=2:aud=1")
     before = split_nal_units(stream.packets[0][0])
