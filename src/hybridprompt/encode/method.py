@@ -20,7 +20,7 @@ from hybridprompt.evaluate.settings import EvaluateSettings
 from hybridprompt.video.peer_encoder import library_versions
 from hybridprompt.video.picture import Picture
 
-_MAX_ENCODES = 2
+_MAX_ENCODES = 3
 """Each takes as long as several of a peer.  One that misses its rate then is called unmatched."""
 
 _MARGIN = 0.99

@@ -61,7 +61,7 @@ def crf_grid(low: float, high: float, step: float, *, slope: float, finest_jump:
 
 def bitrate_grid() -> Grid:
     """Grid of bitrates in steps of 0.5 %, from 90 Mbit/s down to 5.2 kbit/s."""
-    return Grid("bitrate_kbps", 1000.0, 0.005, -900, 1049, math.log(1 - 0.005), 60)
+    return Grid("bitrate_kbps", 1000.0, 0.005, -900, 1049, math.log(1 - 0.005), 400)
 
 
 @dataclass(frozen=True)
