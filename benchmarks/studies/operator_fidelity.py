@@ -3,10 +3,11 @@
     python benchmarks/studies/operator_fidelity.py [CLIP ...] [--share 0.5] [--crf 63] [--bands 0 3]
 
 Codes one GOP of each clip with SVT-AV1, from --share of its length on; probes the keyframe and, hidden, the
-base picture of a later mini-GOP; replaces each by the source picture ("source") and by what the shipped
-generator makes of the base picture at full strength ("generated"); and compares the real change of later
-frames with the predicted one.  Explained is 1 - |predicted - real|^2 / |real|^2.  Probing time is that for all
-the frames of one anchor, in wall time and in CPU time of the process.
+base picture of a mini-GOP; replaces each by the source picture ("source") and by what the shipped generator
+makes of the base picture at full strength ("generated"); and compares the real change of the frames after it
+with the predicted one.  Explained is 1 - |predicted - real|^2 / |real|^2.  Distances count from the packet that
+codes the anchor; a hidden one is shown later.  Probing time is that for all the frames of one anchor, in wall
+time and in CPU time of the process.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class Result:
         luma, chroma = self.fidelity.luma, self.fidelity.chroma
         return (
             self.coded.name, f"{self.coded.rate_kbps:.0f}", self.anchor.frame, self.change, self.bands,
-            self.fidelity.distance, f"{luma.correlation:.3f}", f"{luma.explained:.3f}", f"{luma.real_rms:.2f}",
-            f"{chroma.correlation:.3f}", f"{chroma.explained:.3f}",
+            self.fidelity.distance, f"{luma.correlation:.3f}", f"{luma.explained:.3f}",
+            f"{luma.real_rms:.2f}", f"{chroma.correlation:.3f}", f"{chroma.explained:.3f}",
             f"{self.wall_seconds:.1f}", f"{self.cpu_seconds:.1f}",
         )  # fmt: skip
 

@@ -20,6 +20,9 @@ from hybridprompt.encode.operator.patterns import Waves
 from hybridprompt.encode.operator.probe import ProbeSettings, probe
 from hybridprompt.errors import CodecError, ConfigError
 from hybridprompt.generator.base import Planes
+from hybridprompt.prompt.carriage import attach
+from hybridprompt.prompt.sections import GateMap, build_prompt
+from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.av1_encoder import Av1Settings, encode_gop
 from hybridprompt.video.picture import Picture
 
@@ -284,7 +287,6 @@ def test_gains_per_band_explain_more(
     found = list(measure_fidelity(decoder, 0, maps[1:4], restored))
     for one, other in zip(found, without, strict=True):
         assert one.luma.explained > other.luma.explained + 0.01
-    print([(o.luma.explained, w.luma.explained) for o, w in zip(found, without, strict=True)])
 
 
 def test_prediction_is_nearer_to_the_real_frame(
@@ -321,6 +323,19 @@ def test_a_hidden_anchor_is_probed(decoder: Av1AnchorDecoder, hidden: Candidate)
     for one in measure_fidelity(decoder, at, found.values(), brighter):
         assert one.luma.correlation > 0.98
         assert one.luma.explained > 0.96
+
+
+def test_prompts_of_the_packets_are_ignored(decoder: Av1AnchorDecoder, restored: Injection) -> None:
+    prompt = build_prompt(b"fakefake", WIDTH, HEIGHT, 90, GateMap.uniform(WIDTH, HEIGHT))
+    carried = attach(decoder.packets[3].data, encode_prompt(prompt))
+    packets = [*decoder.packets[:3], replace(decoder.packets[3], data=carried), *decoder.packets[4:]]
+    for injection in (None, restored):
+        plain, prompted = (
+            dict(one.decode(0, [3, 4], injection)) for one in (decoder, replace(decoder, packets=packets))
+        )
+        for frame in (3, 4):
+            for a, b in zip(plain[frame], prompted[frame], strict=True):
+                np.testing.assert_array_equal(a, b)
 
 
 # Bad input.
