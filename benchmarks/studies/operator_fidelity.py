@@ -5,14 +5,15 @@
 Codes one GOP of each clip with SVT-AV1, from --share of its length on; probes the keyframe and, hidden, the
 base picture of a mini-GOP; replaces each by the source picture ("source") and by what the shipped generator
 makes of the base picture at full strength ("generated"); and compares the real change of the frames after it
-with the predicted one.  Explained is 1 - |predicted - real|^2 / |real|^2.  Distances count from the packet that
-codes the anchor; a hidden one is shown later.  Probing time is that for all the frames of one anchor, in wall
-time and in CPU time of the process.
+with the predicted one.  Explained is 1 - |predicted - real|^2 / |real|^2.  Distances count from the packet
+that codes the anchor; a hidden one is shown later.  Probing time is that for all the frames of one anchor, in
+wall time and in CPU time of the process.  Rows of other clips in the table are kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
 import time
 from collections.abc import Iterator
@@ -122,34 +123,43 @@ def measure(coded: Coded, bands: list[int], names: list[str]) -> Iterator[Result
                     yield Result(coded, anchor, name, count, wall, cpu, one)
 
 
-def draw(results: list[Result]) -> Figure:
+def kept(path: Path, results: list[Result]) -> list[dict[str, str]]:
+    """Rows of the table: the new ones, after those of other clips that an earlier run has written."""
+    names = {result.coded.name for result in results}
+    rows: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["clip"] not in names]
+    return rows + [dict(zip(_COLUMNS, map(str, r.row()), strict=True)) for r in results]
+
+
+def draw(rows: list[dict[str, str]]) -> Figure:
     """Correlation and explained energy of luma over the distance, for the source as change."""
-    figure = new_figure(9.0, 3.6)
+    figure = new_figure(9.0, 3.8)
     axes = figure.subplots(1, 2)
+    curves: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        if row["change"] == "source":
+            curves.setdefault((row["clip"], row["anchor"], row["bands"]), []).append(row)
+    colours = {key: f"C{i}" for i, key in enumerate(dict.fromkeys(key[:2] for key in curves))}
+    for (clip, anchor, bands), mine in curves.items():
+        x = [int(row["distance"]) for row in mine]
+        for axis, column in zip(axes, ("corr_y", "explained_y"), strict=True):
+            axis.plot(
+                x,
+                [float(row[column]) for row in mine],
+                color=colours[clip, anchor],
+                linestyle="-" if int(bands) else "--",
+                marker="o",
+                markersize=3,
+                label=f"{clip}, anchor {anchor}, {bands} bands",
+            )
     for axis, label in zip(axes, ("correlation", "explained energy"), strict=True):
         axis.set_xlabel("frames from the anchor's packet")
         axis.set_title(f"{label} of the luma change", fontsize=9)
         axis.grid(alpha=0.3)
-    first = results[0].change
-    keys = dict.fromkeys((r.coded.name, r.anchor.frame) for r in results)
-    styles = {
-        bands: ("-", "--", ":")[i % 3] for i, bands in enumerate(sorted({r.bands for r in results})[::-1])
-    }
-    for number, (clip, frame) in enumerate(keys):
-        for bands, style in styles.items():
-            mine = [
-                r.fidelity
-                for r in results
-                if (r.coded.name, r.anchor.frame, r.change, r.bands) == (clip, frame, first, bands)
-            ]
-            look = {"color": f"C{number}", "linestyle": style, "marker": "o", "markersize": 3}
-            label = f"{clip}, frame {frame}, {bands} bands"
-            x = [f.distance for f in mine]
-            axes[0].plot(x, [f.luma.correlation for f in mine], **look, label=label)
-            axes[1].plot(x, [f.luma.explained for f in mine], **look)
-    axes[0].set_ylim(0, 1)
-    axes[1].set_ylim(-0.5, 1)
-    axes[0].legend(fontsize=6)
+        axis.set_ylim(-0.5, 1.02)
+    axes[1].legend(fontsize=6)
     return figure
 
 
@@ -167,19 +177,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FIGURES)
     arguments = parser.parse_args()
     console = Console(width=130)
-    results: list[Result] = []
     for clip in arguments.clips:
         coded = code(clip, arguments.share, arguments.frames, arguments.crf, arguments.preset)
-        console.print(f"{coded.name}: {coded.rate_kbps:.1f} kbit/s, anchors {coded.anchors}")
-        results += measure(coded, arguments.bands, arguments.changes)
-    table = Table(title="Predicted against real change")
-    for column in _COLUMNS:
-        table.add_column(column, justify="left" if column in ("clip", "change") else "right")
-    for result in results:
-        table.add_row(*map(str, result.row()))
-    console.print(table)
-    save_figure(draw(results), arguments.output / "operator_fidelity.png")
-    save_csv(arguments.output / "operator_fidelity.csv", _COLUMNS, [r.row() for r in results])
+        table = Table(title=f"{coded.name}, {coded.rate_kbps:.1f} kbit/s: predicted against real change")
+        for column in _COLUMNS:
+            table.add_column(column, justify="left" if column in ("clip", "change") else "right")
+        results = []
+        for result in measure(coded, arguments.bands, arguments.changes):
+            results.append(result)
+            table.add_row(*map(str, result.row()))
+            print(*result.row(), flush=True)
+        console.print(table)
+        rows = kept(arguments.output / "operator_fidelity.csv", results)
+        save_figure(draw(rows), arguments.output / "operator_fidelity.png")
+        save_csv(arguments.output / "operator_fidelity.csv", _COLUMNS, [list(r.values()) for r in rows])
 
 
 if __name__ == "__main__":
