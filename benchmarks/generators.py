@@ -1,6 +1,7 @@
 """Quality against cost of generators: held-out coded pictures, and time for one 1080p picture.
 
     python benchmarks/generators.py FILE.onnx [FILE.onnx ...] --corpus runs/corpus [--pictures 24]
+        [--csv FILE]
 
 The pictures are the held-out ones, evenly chosen, generated at full strength; LPIPS-Alex and PSNR-Y are
 of whole pictures, LPIPS-VGG and DISTS of their central 256 pixels.  The generators take turns at the time.
@@ -9,8 +10,11 @@ of whole pictures, LPIPS-VGG and DISTS of their central 256 pixels.  The generat
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 import time
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +26,20 @@ from rich.table import Table
 from hybridprompt.evaluate.colour import yuv420_to_rgb
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.generator.base import Planes
+from hybridprompt.generator.network import count_gmac
 from hybridprompt.generator.onnx_generator import OnnxGenerator
 from hybridprompt.generator.registry import load_file
+from hybridprompt.train.export import read_onnx
 from hybridprompt.train.samples import Sample, even_samples, split_planes
+from hybridprompt.train.teacher import config_of
 
 METRICS = ("LPIPS-Alex", "LPIPS-VGG", "DISTS", "PSNR-Y")
+COLUMNS = ("generator", "GMAC", "bytes", "seconds", *METRICS)
+
+
+def gmac_of(path: Path) -> float:
+    """Multiply-accumulates of a 1080p picture, in units of 10^9, from the shapes of a file's weights."""
+    return count_gmac(config_of(read_onnx(path, integers=True)), 1920, 1080)
 
 
 def seconds_per_picture(
@@ -66,33 +79,72 @@ def _centre(rgb: torch.Tensor, size: int = 256) -> torch.Tensor:
 
 
 class Measure:
-    """The four metrics of a picture against its source."""
+    """The four metrics of pictures against one source."""
 
-    def __init__(self) -> None:
-        self.alex, self.vgg, self.dists = Lpips("alex"), Lpips("vgg"), Dists()
+    def __init__(self, source: Planes) -> None:
+        self._luma = source[0].astype(np.float64)
+        target = _rgb(source)
+        with torch.inference_mode():
+            self._wanted = [
+                metric.features(_centre(target) if centre else target) for metric, centre in _networks()
+            ]
 
     @torch.inference_mode()
-    def __call__(self, picture: Planes, source: Planes) -> list[float]:
-        rgb, target = _rgb(picture), _rgb(source)
-        error = float(np.mean((picture[0].astype(np.float64) - source[0]) ** 2))
-        return [
-            float(self.alex(rgb, target)),
-            float(self.vgg(_centre(rgb), _centre(target))),
-            float(self.dists(_centre(rgb), _centre(target))),
-            10 * float(np.log10(255**2 / max(error, 1e-6))),
+    def __call__(self, picture: Planes) -> list[float]:
+        rgb = _rgb(picture)
+        distances = [
+            float(metric.distance(metric.features(_centre(rgb) if centre else rgb), wanted))
+            for (metric, centre), wanted in zip(_networks(), self._wanted, strict=True)
         ]
+        error = float(np.mean((picture[0] - self._luma) ** 2))
+        return [*distances, 10 * float(np.log10(255**2 / max(error, 1e-6)))]
 
 
-def quality(generator: OnnxGenerator | None, samples: list[Sample], measure: Measure) -> list[float]:
-    """Means over the samples; of the coded pictures themselves where there is no generator."""
+@cache
+def _networks() -> tuple[tuple[Lpips | Dists, bool], ...]:
+    """The networks of the distances, and whether each sees the centre alone."""
+    return (Lpips("alex"), False), (Lpips("vgg"), True), (Dists(), True)
+
+
+def qualities(generators: list[OnnxGenerator], samples: list[Sample]) -> list[list[float]]:
+    """Means of the four metrics over the samples: of the coded pictures, then of each generator's."""
     rows = []
     for sample in samples:
-        planes = _planes(sample.coded)
-        if generator is not None:
-            gate = np.ones((-(-sample.height // 64), -(-sample.width // 64)), np.float32)
-            planes = generator.generate(planes, quantiser=sample.base_q_idx, strengths=gate, block_size=64)
-        rows.append(measure(planes, _planes(sample.source)))
-    return [float(value) for value in np.mean(rows, 0)]
+        coded, measure = _planes(sample.coded), Measure(_planes(sample.source))
+        gate = np.ones((-(-sample.height // 64), -(-sample.width // 64)), np.float32)
+        pictures = [
+            g.generate(coded, quantiser=sample.base_q_idx, strengths=gate, block_size=64) for g in generators
+        ]
+        rows.append([measure(picture) for picture in (coded, *pictures)])
+    return [[float(value) for value in mean] for mean in np.mean(rows, 0)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found of one generator; metrics in the order of METRICS."""
+
+    name: str
+    gmac: float
+    size_bytes: int
+    seconds: float
+    metrics: list[float]
+
+    def as_row(self, base: list[float]) -> list[str]:
+        changes = [f"{v:.4f} ({percent(v, b)})" for v, b in zip(self.metrics[:3], base[:3], strict=True)]
+        psnr = f"{self.metrics[3]:.2f} ({self.metrics[3] - base[3]:+.2f} dB)"
+        return [self.name, f"{self.gmac:.1f}", str(self.size_bytes), f"{self.seconds:.3f}", *changes, psnr]
+
+
+def write_csv(path: Path, base: list[float], results: list[Result]) -> None:
+    """Write what `studies/quality_against_gmac.py` draws; the first row is the base."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerow(["base", 0, 0, 0, *(f"{value:.5f}" for value in base)])
+        for r in results:
+            numbers = (f"{value:.5f}" for value in r.metrics)
+            writer.writerow([r.name, f"{r.gmac:.2f}", r.size_bytes, f"{r.seconds:.4f}", *numbers])
 
 
 def main() -> None:
@@ -104,24 +156,27 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--csv", type=Path, help="write the numbers there, too")
     arguments = parser.parse_args()
     generators = [load_file(path, threads=arguments.threads) for path in arguments.files]
     seconds = seconds_per_picture(generators, 1920, 1080, arguments.repeats)
     samples = even_samples(arguments.corpus / "validation", arguments.pictures)
-    measure = Measure()
-    base = quality(None, samples, measure)
+    base, *found = qualities(generators, samples)
+    results = [
+        Result(path.stem, gmac_of(path), path.stat().st_size, cost, metrics)
+        for path, cost, metrics in zip(arguments.files, seconds, found, strict=True)
+    ]
     table = Table(
         title=f"{len(samples)} held-out pictures; seconds of one 1080p picture, {arguments.threads} threads"
     )
-    for column in ("generator", "bytes", "seconds", *METRICS):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "generator" else "right")
-    table.add_row("none (base)", "", "", *(f"{value:.4f}" for value in base))
-    for path, generator, cost in zip(arguments.files, generators, seconds, strict=True):
-        found = quality(generator, samples, measure)
-        cells = [f"{v:.4f} ({percent(v, b)})" for v, b in zip(found[:3], base[:3], strict=True)]
-        cells.append(f"{found[3]:.2f} ({found[3] - base[3]:+.2f} dB)")
-        table.add_row(path.stem, str(path.stat().st_size), f"{cost:.3f}", *cells)
+    table.add_row("none (base)", "", "", "", *(f"{value:.4f}" for value in base))
+    for result in results:
+        table.add_row(*result.as_row(base))
     Console(width=150).print(table)
+    if arguments.csv is not None:
+        write_csv(arguments.csv, base, results)
 
 
 if __name__ == "__main__":

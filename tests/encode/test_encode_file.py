@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from encode_media import TICK, LumaJudge, Oracle, audio_packets, packets_of, scene, scenes, write_source
 
+from hybridprompt.decode.generators import LazyGenerators
 from hybridprompt.decode.video_file import VideoFile
 from hybridprompt.encode import pipeline
+from hybridprompt.encode.enhance import enhance_file
 from hybridprompt.encode.pipeline import encode_file
 from hybridprompt.encode.progress import EncodeSummary, Progress
 from hybridprompt.encode.settings import EncodeSettings
-from hybridprompt.errors import ConfigError, MediaError
+from hybridprompt.errors import ConfigError, GeneratorError, MediaError
 from hybridprompt.generator.fake import FakeGenerator
+from hybridprompt.generator.registry import load_chosen
 from hybridprompt.prompt.carriage import detach, extract
 from hybridprompt.prompt.sections import parse_sections
 from hybridprompt.prompt.syntax import decode_prompt
@@ -419,3 +422,23 @@ def test_settings_are_checked() -> None:
         with pytest.raises(ConfigError):
             settings(**bad)
     assert settings(anchor_interval=None).anchor_interval is None
+
+
+def test_generator_is_chosen_by_size(short: Path, tmp_path: Path) -> None:
+    """The chosen one makes the prompts, and whoever decodes the file finds it without being told."""
+    encode_file(short, tmp_path / "base.mp4", settings(crf=63.0), generator=FakeGenerator())
+    out = tmp_path / "small.mp4"
+    # Without a reference, keyframes are generated whatever a judge would say.
+    summary = enhance_file(tmp_path / "base.mp4", out, generator_path=Path("small"))
+    assert summary.anchors == 1
+    (prompt,) = (decode_prompt(p) for p in (extract(packet.data) for packet in packets_of(out)) if p)
+    assert prompt.generator_id == load_chosen(Path("small")).identity
+    with VideoFile(out) as video:
+        assert next(iter(video)).is_anchor
+        assert not video.warnings
+    known = LazyGenerators([Path("small")]).find(prompt.generator_id)
+    assert known is not None
+    assert known.name == "generator_s1"
+    with pytest.raises(GeneratorError, match="'tiny', expected one of small, medium, or an ONNX file"):
+        encode_file(short, tmp_path / "tiny.mp4", settings(generator=Path("tiny")))
+    assert not (tmp_path / "tiny.mp4").exists()
