@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hybridprompt.evaluate.report.load import OURS, PEER, Record, Run
+from hybridprompt.evaluate.report.load import OURS, PEER, RATE_TOLERANCE, Record, Run
 from hybridprompt.evaluate.report.metrics import PRIMARY, ordered, quality
 
 
@@ -52,9 +52,11 @@ def hull(records: Iterable[Record], metric: str) -> list[Point]:
 
 
 def best(records: Iterable[Record], metric: str = PRIMARY) -> Record | None:
-    """The best of records for one clip and target rate; those that met the rate go first.
+    """The best of records for one clip and target rate; those that spent more than the target go last.
 
-    Where none has the metric, another one decides, in the order of the report; None without any.
+    One that missed the rate from below counts as it is: it is good in spite of fewer bytes, and to prefer one
+    that met the rate would put a worse peer in its place.  Where none has the metric, another one decides, in
+    the order of the report; None without any.
     """
     candidates = list(records)
     measured = {name for record in candidates for name in record.metrics}
@@ -65,8 +67,12 @@ def best(records: Iterable[Record], metric: str = PRIMARY) -> Record | None:
     having = [record for record in candidates if metric in record.metrics]
     return min(
         having,
-        key=lambda r: (not r.matched, -quality(metric, r.metrics[metric]), r.rate_kbps, r.method),
+        key=lambda r: (_spent_more(r), -quality(metric, r.metrics[metric]), r.rate_kbps, r.method),
     )
+
+
+def _spent_more(record: Record) -> bool:
+    return record.rate_error > RATE_TOLERANCE
 
 
 @dataclass(frozen=True)
