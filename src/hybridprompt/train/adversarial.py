@@ -40,7 +40,7 @@ class AdversarialSettings:
 
 
 class PatchDiscriminator(nn.Module):
-    """Luma (N, 1, H, W) in [0, 1] to one score for every 4 x 4 pixels; a score sees 38 x 38 pixels."""
+    """Luma (N, 1, H, W) in [0, 1] to one score for every 4 x 4 pixels; a score sees 34 x 34 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
