@@ -7,10 +7,9 @@ effect on how the others are quantised.  Its packet is then dropped: a stub, a g
 same parameter sets, takes its place, and the decoder gets the given picture injected.  Two pictures are
 given: the source's own, and what an ordinary encode makes of it.  Printed per encode:
 
-* the bytes of the stub and of the other packets, the latter also against the ordinary encode's; * the
-drift: PSNR between the last picture as the encoder knows it and as the client decodes it.  They differ
-because
-  the encoder predicted from its almost lossless copy, and the client predicts from the given picture itself;
+* the bytes of the stub and of the other packets, the latter also against the ordinary encode's;
+* the drift: PSNR between the last picture as the encoder knows it and as the client decodes it.  They differ
+  because the encoder predicted from its almost lossless copy, the client from the given picture itself;
 * the distance to the source of the last picture, and the mean of all but the first.
 
 "exact": with the encoder's own copy injected into the stub's place, all pictures must be the encoder's.
@@ -38,6 +37,7 @@ from common import data_folder
 
 from hybridprompt.bitstream.nal import join_nal_units, split_nal_units
 from hybridprompt.decode.nal_injection import H264InjectingDecoder, HevcInjectingDecoder
+from hybridprompt.evaluate.compare import psnr_y
 from hybridprompt.generator.base import Planes
 from hybridprompt.video.h264_decoder import H264Decoder
 from hybridprompt.video.peer_encoder import scaled
@@ -139,11 +139,6 @@ def own_planes(codec: str, encoded: Encode) -> Planes:
         return decoder.decode_alone(*encoded.packets[0]).picture.copied().planes
 
 
-def psnr(a: Picture, b: Picture) -> float:
-    error = float(np.mean((a.y.astype(np.float32) - b.y) ** 2))
-    return 10 * float(np.log10(255**2 / error)) if error else float("inf")
-
-
 def same(a: Sequence[Picture], b: Sequence[Picture]) -> bool:
     return all(
         np.array_equal(p, q)
@@ -161,11 +156,11 @@ def study(codec: str, source: list[Picture], crf: int, table: Table) -> None:
         packets = [(stub, encoded.packets[0][1]), *encoded.packets[1:]]
         client = decode(codec, packets, given.planes)
         exact = same(decode(codec, packets, own_planes(codec, encoded)), encoded.pictures)
-        copy = psnr(encoded.pictures[0], given)
-        drift = f"{copy:.1f} / {psnr(client[-1], encoded.pictures[-1]):.1f}"
+        copy = psnr_y(encoded.pictures[0], given)
+        drift = f"{copy:.1f} / {psnr_y(client[-1], encoded.pictures[-1]):.1f}"
         rows.append((name, encoded, len(stub), client, drift, "yes" if exact else "NO"))
     for name, encoded, key_bytes, shown, drift, exact in rows:
-        distances = [psnr(a, b) for a, b in zip(shown[1:], source[1:], strict=True)]
+        distances = [psnr_y(a, b) for a, b in zip(shown[1:], source[1:], strict=True)]
         table.add_row(
             codec,
             name,

@@ -39,10 +39,12 @@ from hybridprompt.bitstream.codec_config import length_size_of, parameter_sets
 from hybridprompt.bitstream.h264_pcm import replace_idr
 from hybridprompt.bitstream.nal import NalCodec
 from hybridprompt.decode.nal_injection import H264InjectingDecoder, HevcInjectingDecoder
+from hybridprompt.evaluate.compare import psnr_y
 from hybridprompt.generator.base import Planes
-from hybridprompt.video.av1_decoder import Av1Decoder, DecodedFrame
+from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.h264_decoder import H264Decoder
 from hybridprompt.video.hevc_decoder import HevcDecoder
+from hybridprompt.video.packet_decoder import DecodedFrame
 from hybridprompt.video.peer_encoder import PeerCodec, PeerSettings, encode_peer_file
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
@@ -178,11 +180,6 @@ def collect(frames: Iterator[DecodedFrame]) -> dict[int | None, Picture]:
     return {frame.pts: frame.picture.copied() for frame in frames}
 
 
-def psnr(a: Picture, b: Picture) -> float:
-    error = float(np.mean((a.y.astype(np.float32) - b.y) ** 2))
-    return 10 * float(np.log10(255**2 / error)) if error else float("inf")
-
-
 def exactness(stream: Stream, other: Planes) -> tuple[str, str]:
     """Check the first GOP; return what came out, and H.264's price of unknown hidden samples."""
     gop = stream.gops[0]
@@ -193,7 +190,7 @@ def exactness(stream: Stream, other: Planes) -> tuple[str, str]:
     if stream.name == "H.264":
         visible = collect(injected_frames(stream, gop, own))
         own = next(plain_frames(stream, gop, cropped=False)).picture.copied().planes
-        low = min(psnr(visible[pts], plain[pts]) for pts in plain)
+        low = min(psnr_y(visible[pts], plain[pts]) for pts in plain)
         remark = f"H.264, hidden rows of the keyframe repeated instead of decoded: worst picture {low:.1f} dB"
     again = collect(injected_frames(stream, gop, own))
     shown = collect(injected_frames(stream, gop, other))

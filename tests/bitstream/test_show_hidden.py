@@ -16,7 +16,8 @@ from hybridprompt.bitstream.frame_header_end import read_header_end
 from hybridprompt.bitstream.obu import FrameType, HeaderTracker, Obu, ObuType, TimingInfo, iterate_obus
 from hybridprompt.bitstream.show_hidden import SplitUnit, split_at_first_frame
 from hybridprompt.errors import BitstreamError
-from hybridprompt.video.av1_decoder import Av1Decoder, DecodedFrame
+from hybridprompt.video.av1_decoder import Av1Decoder
+from hybridprompt.video.packet_decoder import DecodedFrame
 
 STREAMS = {
     "random access": "",

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from train_media import tiny_config, write_samples  # noqa: E402
+from train_media import tiny_config  # noqa: E402
 
 from hybridprompt.errors import ConfigError  # noqa: E402
 from hybridprompt.evaluate.weights import have_metric_weights  # noqa: E402
@@ -23,25 +23,10 @@ CPU = torch.device("cpu")
 # Without the networks of the perceptual terms, which are tested elsewhere.
 LIGHT = LossWeights(alex=0, vgg=0)
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 needs_metrics = pytest.mark.skipif(
     not have_metric_weights(), reason="the weights of LPIPS and DISTS are not installed"
 )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_samples(tmp_path / "corpus" / "train", 3)
-    write_samples(tmp_path / "corpus" / "validation", 1, seed=9)
-    return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Bit-exact, and no threads that wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(folder: Path, name: str, **changes: object) -> Trainer:

@@ -17,28 +17,14 @@ from hybridprompt.evaluate.weights import have_metric_weights  # noqa: E402
 if not have_metric_weights():
     pytest.skip("the weights of LPIPS and DISTS are not installed", allow_module_level=True)
 
-from train_media import TINY, tiny_config, write_samples  # noqa: E402
+from train_media import TINY, tiny_config  # noqa: E402
 
 from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig  # noqa: E402
 from hybridprompt.train.export import load_weights  # noqa: E402
 from hybridprompt.train.loop import Ema, Trainer, learning_rate  # noqa: E402
 from hybridprompt.train.losses import band_loss  # noqa: E402
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_samples(tmp_path / "corpus" / "train", 3)
-    write_samples(tmp_path / "corpus" / "validation", 1, seed=9)
-    return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Bit-exact, and no threads that wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def weights(trainer: Trainer) -> dict[str, "torch.Tensor"]:

@@ -131,17 +131,15 @@ def test_distance_is_that_of_the_planes() -> None:
 
 
 @needs_metrics
-def test_student_comes_nearer_to_its_teacher(tmp_path: Path) -> None:
-    write_samples(tmp_path / "corpus" / "train", 3)
-    write_samples(tmp_path / "corpus" / "validation", 1, seed=9)
+def test_student_comes_nearer_to_its_teacher(folder: Path) -> None:
     network = random_network(replace(TINY, stem_channels=12))
     with torch.no_grad():
         network.head.weight *= 0.2
-    teacher = write_ema(tmp_path / "teacher.pt", network)
+    teacher = write_ema(folder / "teacher.pt", network)
     nothing = LossWeights(alex=0, vgg=0, pixel=0, band=0)
     trainer = Trainer(
         tiny_config(
-            tmp_path,
+            folder,
             steps=40,
             learning_rate=3e-3,
             loss=nothing,
@@ -158,7 +156,7 @@ def test_student_comes_nearer_to_its_teacher(tmp_path: Path) -> None:
     before = distance()
     trainer.run(lambda line: None)
     assert distance() < 0.8 * before
-    assert '"teacher"' in (tmp_path / "run" / "log.jsonl").read_text()
+    assert '"teacher"' in (folder / "run" / "log.jsonl").read_text()
 
 
 @needs_metrics

@@ -6,8 +6,9 @@ import pytest
 from video_media import RATE, TICK, pictures
 
 from hybridprompt.errors import CodecError
-from hybridprompt.video.av1_decoder import Av1Decoder, DecodedFrame
+from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
+from hybridprompt.video.packet_decoder import DecodedFrame
 from hybridprompt.video.picture import Picture
 
 SETTINGS = Av1Settings(width=96, height=64, frame_rate=RATE, time_base=TICK, crf=35, preset=10)

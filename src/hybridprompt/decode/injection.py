@@ -19,8 +19,9 @@ from hybridprompt.generator.base import Generator
 from hybridprompt.prompt.carriage import extract
 from hybridprompt.prompt.sections import parse_sections
 from hybridprompt.prompt.syntax import MAGIC, Prompt, decode_prompt
-from hybridprompt.video.av1_decoder import Av1Decoder, DecodedFrame
+from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import CodedPacket
+from hybridprompt.video.packet_decoder import DecodedFrame
 from hybridprompt.video.picture import Picture
 
 MAX_GENERATIONS: Final = 2

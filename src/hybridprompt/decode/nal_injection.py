@@ -7,8 +7,7 @@ They differ as the decoders do: H.265's reference is overwritten, H.264's packet
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from hybridprompt.bitstream.codec_config import length_size_of, parameter_sets
 from hybridprompt.bitstream.h264_pcm import replace_idr
@@ -16,9 +15,9 @@ from hybridprompt.bitstream.hevc_sps import configuration_without_reordering, un
 from hybridprompt.bitstream.nal import NalCodec
 from hybridprompt.errors import CodecError
 from hybridprompt.generator.base import Planes
-from hybridprompt.video.av1_decoder import DecodedFrame
 from hybridprompt.video.h264_decoder import H264Decoder
 from hybridprompt.video.hevc_decoder import HevcDecoder
+from hybridprompt.video.packet_decoder import Closing, DecodedFrame
 from hybridprompt.video.picture import Picture
 
 Generate = Callable[[Picture], Planes | None]
@@ -38,7 +37,7 @@ class InjectingDecoder(Protocol):
         """Release the decoder."""
 
 
-class HevcInjectingDecoder:
+class HevcInjectingDecoder(Closing):
     """Decodes H.265 in decoding order; any picture can be replaced.
 
     extradata: hvcC (packets then have NAL unit lengths), parameter sets in Annex B, or None. threads:
@@ -51,14 +50,6 @@ class HevcInjectingDecoder:
         self._length_size = length_size_of(extradata, codec=NalCodec.H265)
         rewritten = configuration_without_reordering(extradata) if extradata else None
         self._decoder = HevcDecoder(rewritten, time_base=time_base, threads=threads)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def decode(self, packet: bytes, pts: int, generate: Generate | None = None) -> list[DecodedFrame]:
         """Decode one access unit; return its picture, with the pts given.
@@ -88,7 +79,7 @@ class HevcInjectingDecoder:
         self._decoder.close()
 
 
-class H264InjectingDecoder:
+class H264InjectingDecoder(Closing):
     """Decodes H.264 in display order; IDR pictures can be replaced.
 
     extradata: avcC (packets then have NAL unit lengths), parameter sets in Annex B, or None. threads: on
@@ -104,14 +95,6 @@ class H264InjectingDecoder:
         # For base pictures; opened for the first one.
         self._keyframes: H264Decoder | None = None
         self._open_keyframes = partial(H264Decoder, extradata, time_base=time_base, threads=threads)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def decode(self, packet: bytes, pts: int, generate: Generate | None = None) -> list[DecodedFrame]:
         """Decode one access unit; return the pictures that are to be shown now.

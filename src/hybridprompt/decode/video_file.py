@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from hybridprompt.decode.tracks import Av1Track, OtherTrack, Track
 from hybridprompt.decode.warnings import DecodeWarning, WarningCollector
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.generator.base import Generator
+from hybridprompt.video.packet_decoder import Closing
 from hybridprompt.video.picture import ColorInfo, Picture, Plane
 
 _log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ class DecodedPicture:
         return f"DecodedPicture({self.width}x{self.height}, {self.pts_seconds:.3f} s{kind})"
 
 
-class VideoFile:
+class VideoFile(Closing):
     """A video file to take pictures from; AV1 with prompts is played with its generated detail.
 
     Files without prompts and of other codecs are decoded as they are. base: ignore prompts. generators:
@@ -103,14 +102,6 @@ class VideoFile:
         except MediaError as error:
             _log.debug("not played as AV1: %s", error)
             self._track = OtherTrack(self.path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End all iterations over the pictures, with their threads. Pictures stay valid."""

@@ -30,8 +30,8 @@ from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry
 from hybridprompt.prompt.sections import GateMap, build_prompt, grid_shape
 from hybridprompt.prompt.syntax import MAX_SIZE, MIN_SIZE, Prompt, encode_prompt
-from hybridprompt.video.av1_decoder import DecodedFrame
 from hybridprompt.video.av1_encoder import CodedPacket
+from hybridprompt.video.packet_decoder import DecodedFrame
 from hybridprompt.video.picture import Picture
 
 logger = logging.getLogger(__name__)

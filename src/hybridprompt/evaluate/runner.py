@@ -90,7 +90,6 @@ class Evaluation:
     hybridprompt: HybridPromptFactory
     progress: ProgressCallback | None = None
     cache_folder: Path | None = None
-    encodes: int = 0
     reused: int = 0
     _pace: _Pace = field(default_factory=lambda: _Pace())
 
@@ -118,8 +117,7 @@ class Evaluation:
             work = _Work(self, store, cache, metrics)
             records = work.all(clips)
             store.finish(records)
-            self.encodes = work.tools.encodes_made
-        return Outcome(folder, records, self.encodes, self.reused)
+        return Outcome(folder, records, work.tools.encodes_made, self.reused)
 
     def open_cache(self) -> EncodeCache:
         """The folder of the encodes.  Raises ConfigError."""

@@ -7,8 +7,8 @@ instead, before it gets here: Note [PCM splice] in `bitstream.h264_pcm`.
 from typing import ClassVar
 
 from hybridprompt.errors import CodecError
-from hybridprompt.video.av1_decoder import DecodedFrame
 from hybridprompt.video.nal_decoder import NalDecoder
+from hybridprompt.video.packet_decoder import DecodedFrame
 
 
 class H264Decoder(NalDecoder):
