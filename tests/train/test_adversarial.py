@@ -17,7 +17,7 @@ from hybridprompt.train.adversarial import (  # noqa: E402
     PatchDiscriminator,
 )
 from hybridprompt.train.loop import Trainer  # noqa: E402
-from hybridprompt.train.losses import LossWeights  # noqa: E402
+from hybridprompt.evaluate.loss import LossWeights  # noqa: E402
 
 CPU = torch.device("cpu")
 # Without the networks of the perceptual terms, which are tested elsewhere.

@@ -7,7 +7,7 @@ import numpy as np
 
 from hybridprompt.generator.network import NetworkConfig
 from hybridprompt.train.config import TrainConfig
-from hybridprompt.train.losses import LossWeights
+from hybridprompt.evaluate.loss import LossWeights
 
 TINY = NetworkConfig(stem_channels=8, body_channels=16, body_blocks=1)
 

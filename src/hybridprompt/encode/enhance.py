@@ -21,7 +21,7 @@ from hybridprompt.encode.gate import (
     find_candidates,
 )
 from hybridprompt.encode.judge import Judge, make_judge
-from hybridprompt.encode.pipeline import load_generator, mean_distances
+from hybridprompt.encode.pipeline import load_generator, make_fitter, mean_distances
 from hybridprompt.encode.plan import MAX_GOP_FRAMES
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
 from hybridprompt.encode.settings import PRESETS, PresetName, check_anchor_interval
@@ -146,7 +146,10 @@ class _Enhancer:
                 return ()
             if self.aligned is None or self.judge is None:
                 return self._blind(coded, *size)
-            gate = GopGate(coded, self.generator, self.judge, PRESETS[self.preset], self.anchor_interval)
+            effort = PRESETS[self.preset]
+            gate = GopGate(
+                coded, self.generator, self.judge, effort, self.anchor_interval, make_fitter(effort.fit)
+            )
             times = {
                 frame: float((gop.packets[frame].pts - reader.start_pts) * reader.time_base)
                 for frame in gate.wanted_frames()

@@ -11,20 +11,21 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybridprompt.bitstream.obu import FrameHeader, HeaderTracker
 from hybridprompt.decode.headers import sequence_header
-from hybridprompt.decode.injection import GopDecoding, decode_gop
+from hybridprompt.decode.injection import GopDecoding, GopPicture, decode_gop
 from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.encode.judge import Judge, MapArray
-from hybridprompt.encode.settings import GATE_LEVELS, Preset
+from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT, FitSettings, Preset
 from hybridprompt.errors import CodecError, GeneratorError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry
@@ -33,6 +34,9 @@ from hybridprompt.prompt.syntax import MAX_SIZE, MIN_SIZE, Prompt, encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.packet_decoder import DecodedFrame
 from hybridprompt.video.picture import Picture
+
+if TYPE_CHECKING:
+    from hybridprompt.encode.fit import Response, StrengthFitter
 
 logger = logging.getLogger(__name__)
 
@@ -176,9 +180,9 @@ def _raise_if_generation_failed(warning: DecodeWarning) -> None:
     logger.debug("%s", warning)
 
 
-def _area(width: int, height: int) -> NDArray[np.float64]:
-    block = 1 << BLOCK_LOG2
-    rows, columns = grid_shape(width, height, BLOCK_LOG2)
+def _area(width: int, height: int, block_log2: int = BLOCK_LOG2) -> NDArray[np.float64]:
+    block = 1 << block_log2
+    rows, columns = grid_shape(width, height, block_log2)
     heights = np.minimum(block, height - np.arange(rows) * block)
     widths = np.minimum(block, width - np.arange(columns) * block)
     area = heights[:, None] * widths[None].astype(np.float64)
@@ -208,6 +212,12 @@ def _spread_from(values: MapArray, known: NDArray[np.bool_]) -> MapArray:
     return np.where(known, values, spread)
 
 
+def _gate_map(indices: NDArray[np.uint8], block_log2: int = BLOCK_LOG2) -> GateMap:
+    """The gate of strengths indices / GATE_UNIT, with no more levels than it needs."""
+    levels = GATE_LEVELS if indices.max() > GATE_UNIT else GATE_UNIT + 1
+    return GateMap(block_log2, levels, indices, GATE_UNIT)
+
+
 Maps = dict[int, MapArray]
 """Distance per block of sampled frames."""
 
@@ -222,13 +232,18 @@ class _Choice:
 
 @dataclass
 class GopGate:
-    """Decides the anchors of one GOP."""
+    """Decides the anchors of one GOP.
+
+    fitter: fits the strengths of pictures of even sizes; without one they are searched for, as the preset
+    says.
+    """
 
     gop: Gop
     generator: Generator
     judge: Judge
     preset: Preset
     anchor_interval: int | None
+    fitter: StrengthFitter | None = None
     _references: dict[int, object] = field(default_factory=dict)
 
     def decide(self) -> GopDecision:
@@ -255,6 +270,8 @@ class GopGate:
         )
         base = self._trial({}, samples)
         search = self._jointly if self.preset.joint_anchors else self._one_by_one
+        if self.fitter is not None and not any(size % 2 for size in self._size):
+            search = self._fitted
         prompts, final = search(candidates, samples, base)
         distance, base_distance = self._mean(final, samples), self._mean(base, samples)
         if distance >= base_distance * (1 - _MARGIN):
@@ -265,7 +282,10 @@ class GopGate:
     def wanted_frames(self) -> list[int]:
         """Indices of all frames whose source `decide` may ask for.  Raises BitstreamError."""
         starts = {0, *(candidate.packet for candidate in self._candidates)}
-        return sorted({0, *(frame for start in starts for frame in self._samples(start))})
+        searched = {0, *(frame for start in starts for frame in self._samples(start))}
+        if self.fitter is not None:
+            searched |= set(self._fit_frames(self.fitter.settings))
+        return sorted(searched)
 
     @cached_property
     def _candidates(self) -> list[Candidate]:
@@ -275,7 +295,8 @@ class GopGate:
         return sample_frames(len(self.gop.packets), self.preset.sample_frames, start)
 
     def _decision(self, candidate: Candidate, prompt: _Choice) -> AnchorDecision:
-        coverage = float((prompt.gate.strengths() * self._area).sum())
+        area = _area(*self._size, prompt.gate.block_log2)
+        coverage = float((prompt.gate.strengths() * area).sum())
         data = encode_prompt(self._prompt(prompt))
         return AnchorDecision(candidate.packet, candidate.frame, data, coverage, prompt.quantiser)
 
@@ -284,19 +305,28 @@ class GopGate:
 
     def _trial(self, choices: Mapping[int, _Choice], samples: Sequence[int]) -> Maps:
         """Decode with the chosen prompts and measure the sampled frames."""
-        # None takes away what a packet may carry already.
-        prompts: dict[int, Prompt | None] = dict.fromkeys(range(len(self.gop.packets)))
-        prompts |= {packet: self._prompt(choice) for packet, choice in choices.items()}
-        last = max(samples)
-        maps: Maps = {}
-        for shown in decode_gop(self.gop.packets[: last + 1], self._decoding, prompts=prompts):
-            if shown.index in samples:
-                maps[shown.index] = self._map(shown.index, shown.picture)
-        if missing := set(samples) - set(maps):
-            raise CodecError(f"packets {sorted(missing)} of a GOP show no picture")
+        maps: Maps = {
+            shown.index: self._map(shown.index, shown.picture) for shown in self._shown(choices, samples)
+        }
         # A prepared reference may be many times as large as its picture, so only the present ones are kept.
         self._references = {frame: kept for frame, kept in self._references.items() if frame in maps}
         return maps
+
+    def _shown(self, choices: Mapping[int, _Choice], frames: Collection[int]) -> Iterator[GopPicture]:
+        """Decode with the chosen prompts; yield the frames asked for.  Raises CodecError if one is missing."""
+        # None takes away what a packet may carry already.
+        prompts: dict[int, Prompt | None] = dict.fromkeys(range(len(self.gop.packets)))
+        prompts |= {packet: self._prompt(choice) for packet, choice in choices.items()}
+        missing = set(frames)
+        for shown in decode_gop(self.gop.packets[: max(frames) + 1], self._decoding, prompts=prompts):
+            if shown.index in frames:
+                missing.discard(shown.index)
+                yield shown
+        if missing:
+            raise CodecError(f"packets {sorted(missing)} of a GOP show no picture")
+
+    def _planes(self, choices: Mapping[int, _Choice], frames: Collection[int]) -> dict[int, Planes]:
+        return {shown.index: shown.picture.copied().planes for shown in self._shown(choices, frames)}
 
     def _map(self, frame: int, picture: Picture) -> MapArray:
         if frame not in self._references:
@@ -307,7 +337,7 @@ class GopGate:
         return float(np.mean([(maps[f] * self._area).sum() for f in samples]))
 
     def _uniform(self, level: int) -> GateMap:
-        return GateMap(BLOCK_LOG2, GATE_LEVELS, np.full(self._shape, level, np.uint8))
+        return _gate_map(np.full(self._shape, level, np.uint8))
 
     def _levels(self, candidate: Candidate) -> tuple[int, ...]:
         return self.preset.key_levels if candidate.packet == 0 else self.preset.later_levels
@@ -318,10 +348,10 @@ class GopGate:
         before: the distance per block that the gains are from; it scales Note [Price of strength].
         """
         levels = [0, *gains]
-        prices = [_PRICE * level / (GATE_LEVELS - 1) * _smooth(before) for level in gains]
+        prices = [_PRICE * level / GATE_UNIT * _smooth(before) for level in gains]
         priced = [_smooth(gain) - price for gain, price in zip(gains.values(), prices, strict=True)]
         best = np.stack([np.zeros(self._shape), *priced]).argmax(0)
-        return GateMap(BLOCK_LOG2, GATE_LEVELS, np.array(levels, np.uint8)[best])
+        return _gate_map(np.array(levels, np.uint8)[best])
 
     def _cost(self, maps: Maps, samples: Sequence[int], gates: Iterable[GateMap], reference: float) -> float:
         """Mean distance plus the price of the gates' strength."""
@@ -374,7 +404,110 @@ class GopGate:
         """The levels in turn from block to block, in both directions."""
         rows, columns = np.indices(self._shape)
         turns = np.array(levels, np.uint8)[(rows + columns) % len(levels)]
-        return GateMap(BLOCK_LOG2, GATE_LEVELS, turns)
+        return _gate_map(turns)
+
+    def _fitted(
+        self, candidates: Sequence[Candidate], samples: Sequence[int], base: Maps
+    ) -> tuple[dict[int, _Choice], Maps]:
+        """Fit the keyframe's strengths, then those of all anchors; what really measured best is returned."""
+        assert self.fitter is not None
+        best: tuple[dict[int, _Choice], Maps] = ({}, base)
+        settings = self.fitter.settings
+        own = [candidate.frame for candidate in candidates]
+        frames = self._affordable(self._fit_frames(settings))
+        responses: dict[int, Response] = {}
+        for anchors, seen, steps in (
+            (candidates[:1], frames if settings.frames else own[:1], settings.steps),
+            (candidates, frames if settings.frames else own, settings.joint_steps),
+        ):
+            # The keyframe's response is worth measuring once; later anchors build on what it brings.
+            new = [anchor for anchor in anchors if anchor.packet not in responses]
+            if not new:
+                break
+            choices, maps = best
+            fitted = self._fit(anchors, new, choices, seen, responses, steps)
+            tried = self._trial(fitted, samples) if fitted else base
+            # More anchors cost a player time.
+            if self._mean(tried, samples) < self._mean(maps, samples) * (1 - _MARGIN):
+                best = fitted, tried
+        return best
+
+    def _fit(
+        self,
+        anchors: Sequence[Candidate],
+        new: Sequence[Candidate],
+        choices: Mapping[int, _Choice],
+        frames: Sequence[int],
+        responses: dict[int, Response],
+        steps: int,
+    ) -> dict[int, _Choice]:
+        """Fit the anchors' strengths together, from ``choices`` on.  Adds the responses of the new ones."""
+        from hybridprompt.encode.fit import Supervision, quantise
+
+        assert self.fitter is not None
+        decoded = self._planes(choices, frames)
+        for anchor in new:
+            responses[anchor.packet] = self._response(anchor, choices, decoded)
+        for packet, choice in choices.items():
+            at = choice.gate.strengths()
+            responses[packet] = replace(responses[packet], strengths=at, start=at)
+        sources = {frame: self.gop.source(frame).planes for frame in frames}
+        fitted = self.fitter.fit(
+            Supervision(decoded, sources), [responses[anchor.packet] for anchor in anchors], steps
+        )
+        found: dict[int, _Choice] = {}
+        for anchor, strengths in zip(anchors, fitted, strict=True):
+            indices = quantise(strengths, GATE_UNIT, GATE_LEVELS)
+            if indices.any():
+                gate = _gate_map(indices, self.fitter.settings.block_log2)
+                found[anchor.packet] = _Choice(anchor.base_q_idx, gate)
+        return found
+
+    def _response(
+        self, anchor: Candidate, choices: Mapping[int, _Choice], decoded: Mapping[int, Planes]
+    ) -> Response:
+        """Measure what an anchor that is not among the choices does to the decoded frames."""
+        from hybridprompt.encode.fit import Response, block_indices, difference
+        from hybridprompt.encode.operator.decoders import Av1AnchorDecoder
+        from hybridprompt.encode.operator.probe import ProbeSettings, probe
+
+        assert self.fitter is not None
+        block_log2 = self.fitter.settings.block_log2
+        shape = grid_shape(*self._size, block_log2)
+        full = _Choice(anchor.base_q_idx, _gate_map(np.full(shape, GATE_UNIT, np.uint8), block_log2))
+        reached = [frame for frame in decoded if frame >= anchor.packet]
+        changes = {
+            frame: difference(planes, decoded[frame])
+            for frame, planes in self._planes({**choices, anchor.packet: full}, reached).items()
+        }
+        decoder = Av1AnchorDecoder(
+            packets=self.gop.packets,
+            size=self._size,
+            time_base=self.gop.time_base,
+            extradata=self.gop.extradata,
+        )
+        blocks = {
+            found.frame: block_indices(found.displacement, block_log2, shape)
+            for found in probe(decoder, anchor.packet, reached, ProbeSettings(bands=0))
+        }
+        # Later anchors add to detail that is there already, so they begin low.
+        start = np.full(shape, 1.0 if anchor.packet == 0 else 0.25, np.float32)
+        return Response(np.zeros(shape, np.float32), start, changes, blocks)
+
+    def _fit_frames(self, settings: FitSettings) -> list[int]:
+        own = [candidate.frame for candidate in self._candidates]
+        count = settings.frames
+        return sorted({*own, *(sample_frames(len(self.gop.packets), count) if count else [])})
+
+    def _affordable(self, frames: Sequence[int]) -> list[int]:
+        """Fewer of the frames where a fit of all would take too much memory, but those of anchors."""
+        from hybridprompt.encode.fit import MAX_FIT_BYTES, frame_bytes
+
+        own = {candidate.frame for candidate in self._candidates}
+        room = MAX_FIT_BYTES // frame_bytes(*self._size, len(own)) - len(own)
+        others = [frame for frame in frames if frame not in own]
+        kept = [others[i] for i in sample_frames(len(others), max(room, 0))] if room > 0 else []
+        return sorted({*own, *kept})
 
     def _one_by_one(
         self, candidates: Sequence[Candidate], samples: Sequence[int], base: Maps

@@ -12,6 +12,7 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from threading import Event
+from typing import TYPE_CHECKING
 
 from hybridprompt.bitstream.obu import ObuType
 from hybridprompt.encode.gate import AnchorDecision, Gop, GopDecision, GopGate
@@ -19,7 +20,7 @@ from hybridprompt.encode.judge import Judge, make_judge
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
 from hybridprompt.encode.rate_control import ANALYSIS_CRFS, GopAnalysis, RateControl, quantise_crf
-from hybridprompt.encode.settings import RATE_TOLERANCE, SVT_TUNES, EncodeSettings
+from hybridprompt.encode.settings import RATE_TOLERANCE, SVT_TUNES, EncodeSettings, FitSettings
 from hybridprompt.encode.spool import PacketSpool
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.generator.base import Generator
@@ -29,6 +30,9 @@ from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
+
+if TYPE_CHECKING:
+    from hybridprompt.encode.fit import StrengthFitter
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,19 @@ def attach_prompts(packets: Sequence[CodedPacket], anchors: Sequence[AnchorDecis
         replace(packet, data=attach(packet.data, prompts[index])) if index in prompts else packet
         for index, packet in enumerate(packets)
     ]
+
+
+def make_fitter(settings: FitSettings | None) -> StrengthFitter | None:
+    """What fits strengths; None where that is not asked for, or the metric weights are not installed."""
+    from hybridprompt.evaluate.weights import have_metric_weights
+
+    if settings is None or not have_metric_weights():
+        return None
+    import torch
+
+    from hybridprompt.encode.fit import StrengthFitter
+
+    return StrengthFitter(settings, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def load_generator(choice: Path | None) -> Generator:
@@ -175,6 +192,7 @@ class _Encoder:
             self.judge,
             self.settings.effort,
             self.settings.anchor_interval,
+            make_fitter(self.settings.effort.fit),
         )
         decision = gate.decide()
         prompted = attach_prompts(base.packets, decision.anchors)

@@ -8,13 +8,37 @@ from typing import Literal
 
 from hybridprompt.errors import ConfigError
 
-GATE_LEVELS = 5
-"""The gates that the encoder writes: strengths 0, 1/4, 1/2, 3/4 and 1."""
+GATE_UNIT = 4
+"""The gates that the encoder writes have strengths in steps of 1 / GATE_UNIT."""
+
+GATE_LEVELS = 9
+"""As many of them: 0 to 2."""
 
 PresetName = Literal["fast", "medium", "slow"]
 TuneName = Literal["vq", "psnr", "ssim"]
 
 SVT_TUNES: dict[TuneName, int] = {"vq": 0, "psnr": 1, "ssim": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How to fit.
+
+    frames: frames of a GOP that supervise, beside each anchor's own; 0 leaves only the anchors' own, so that
+    what comes later has no say.  block_log2: of the gates.  steps: of gradient descent for the keyframe alone,
+    then joint_steps for all anchors together.  crops, crop_size: what one step looks at, luma samples.
+    smoothness: weight of the mean absolute difference of neighbouring strengths, which stands for their
+    bytes.  seed: of all random choices.
+    """
+
+    frames: int = 10
+    block_log2: int = 6
+    steps: int = 100
+    joint_steps: int = 60
+    crops: int = 4
+    crop_size: int = 224
+    smoothness: float = 0.004
+    seed: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +48,11 @@ class Preset:
     svt_preset: SVT-AV1's own preset.  sample_frames: frames of a GOP on which prompts are judged.
     judge_scale: the judge sees pictures scaled by 1/judge_scale.  quantiser_offsets: what the generator may
     be told, relative to the actual base_q_idx.  key_levels, later_levels: strengths that a block of the
-    keyframe, or of a later anchor, may take, in units of 1 / (GATE_LEVELS - 1).  joint_anchors: decide all
+    keyframe, or of a later anchor, may take, in units of 1 / GATE_UNIT.  joint_anchors: decide all
     anchors of a GOP at once, in a fixed number of decodes, instead of one by one.  passes: encodes of the
-    whole video that rate control may spend (the last one re-encodes only what is needed).
+    whole video that rate control may spend (the last one re-encodes only what is needed).  fit: how strengths
+    are fitted, where torch and the metric weights are at hand; without them, or where it is None, they are
+    searched for.
     """
 
     svt_preset: int
@@ -37,6 +63,7 @@ class Preset:
     later_levels: tuple[int, ...]
     joint_anchors: bool
     passes: int
+    fit: FitSettings | None = None
 
 
 PRESETS: dict[PresetName, Preset] = {
@@ -51,7 +78,7 @@ PRESETS: dict[PresetName, Preset] = {
         passes=2,
     ),
     "medium": Preset(
-        svt_preset=4,
+        svt_preset=5,
         sample_frames=8,
         judge_scale=1,
         quantiser_offsets=(0,),
@@ -59,6 +86,7 @@ PRESETS: dict[PresetName, Preset] = {
         later_levels=(1, 2),
         joint_anchors=False,
         passes=2,
+        fit=FitSettings(),
     ),
     "slow": Preset(
         svt_preset=3,
@@ -69,6 +97,7 @@ PRESETS: dict[PresetName, Preset] = {
         later_levels=(1, 2),
         joint_anchors=False,
         passes=3,
+        fit=FitSettings(frames=16, block_log2=5, steps=200, joint_steps=150, smoothness=0.003),
     ),
 }
 

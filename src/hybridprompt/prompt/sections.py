@@ -18,6 +18,7 @@ MIN_BLOCK_LOG2 = 5
 MAX_BLOCK_LOG2 = 8
 MIN_LEVELS = 2
 MAX_LEVELS = 16
+MAX_STRENGTH = 2
 MAX_QUANTISER = 255
 
 
@@ -34,24 +35,36 @@ class _GateMode(IntEnum):
     DEFLATE = 2
 
 
+_UNIT_FLAG = 0x80
+"""In the byte of the mode: a byte with the unit follows."""
+
+
 @dataclass(frozen=True, eq=False)
 class GateMap:
     """How strongly generation applies to each square block of `1 << block_log2` luma samples.
 
     `indices` is (rows, cols) uint8 in [0, levels), kept as a read-only copy; index k means strength
-    k / (levels - 1). Blocks at the right and bottom edges may reach beyond the picture. Raises `PromptError`
-    for values that the syntax cannot hold.
+    k / unit, at most MAX_STRENGTH. The unit is levels - 1 where it is not given (0). Blocks at the right and
+    bottom edges may reach beyond the picture. Raises `PromptError` for values that the syntax cannot hold.
     """
 
     block_log2: int
     levels: int
     indices: NDArray[np.uint8]
+    unit: int = 0
 
     def __post_init__(self) -> None:
         if not MIN_BLOCK_LOG2 <= self.block_log2 <= MAX_BLOCK_LOG2:
             raise _invalid(f"gate block_log2 {self.block_log2}, expected {MIN_BLOCK_LOG2}..{MAX_BLOCK_LOG2}")
         if not MIN_LEVELS <= self.levels <= MAX_LEVELS:
             raise _invalid(f"gate of {self.levels} levels, expected {MIN_LEVELS}..{MAX_LEVELS}")
+        if self.unit == 0:
+            object.__setattr__(self, "unit", self.levels - 1)
+        if not self.unit < self.levels <= MAX_STRENGTH * self.unit + 1:
+            raise _invalid(
+                f"gate unit {self.unit} of {self.levels} levels, expected the highest strength in "
+                f"1..{MAX_STRENGTH}"
+            )
         indices = np.array(self.indices, order="C")
         if indices.dtype != np.uint8 or indices.ndim != 2 or indices.size == 0:
             raise _invalid(f"gate indices {indices.dtype} {indices.shape}, expected uint8 (rows, cols)")
@@ -80,21 +93,26 @@ class GateMap:
         return 1 << self.block_log2
 
     def strengths(self) -> NDArray[np.float32]:
-        """Return the strength of every block, (rows, cols) float32 in [0, 1]."""
-        return self.indices.astype(np.float32) / np.float32(self.levels - 1)
+        """Return the strength of every block, (rows, cols) float32 in [0, MAX_STRENGTH]."""
+        return self.indices.astype(np.float32) / np.float32(self.unit)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GateMap):
             return NotImplemented
-        same_scale = (self.block_log2, self.levels) == (other.block_log2, other.levels)
+        same_scale = self._scale == other._scale
         return same_scale and np.array_equal(self.indices, other.indices)
 
     def __hash__(self) -> int:
-        return hash((self.block_log2, self.levels, self.indices.shape, self.indices.tobytes()))
+        return hash((self._scale, self.indices.shape, self.indices.tobytes()))
 
     def __repr__(self) -> str:
         rows, cols = self.indices.shape
-        return f"GateMap({rows}x{cols} blocks of {self.block_size}, levels={self.levels})"
+        unit = "" if self.unit == self.levels - 1 else f", unit={self.unit}"
+        return f"GateMap({rows}x{cols} blocks of {self.block_size}, levels={self.levels}{unit})"
+
+    @property
+    def _scale(self) -> tuple[int, int, int]:
+        return self.block_log2, self.levels, self.unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,16 +192,20 @@ def decode_quantiser(payload: bytes) -> int:
 
 def encode_gate(gate: GateMap) -> bytes:
     """Return the payload of a gate section, in the shortest of its three modes."""
-    header = bytes([gate.block_log2, gate.levels - 1])
+    unit = b"" if gate.unit == gate.levels - 1 else bytes([gate.unit])
+
+    def header(mode: _GateMode) -> bytes:
+        return bytes([gate.block_log2, gate.levels - 1, mode | (_UNIT_FLAG if unit else 0)]) + unit
+
     first = int(gate.indices.flat[0])
     if (gate.indices == first).all():
-        return header + bytes([_GateMode.UNIFORM, first])
+        return header(_GateMode.UNIFORM) + bytes([first])
     packed = _pack(gate.indices.ravel(), _index_bits(gate.levels))
     compressor = zlib.compressobj(level=9, wbits=-15)
     deflated = compressor.compress(gate.indices.tobytes()) + compressor.flush()
     if len(deflated) < len(packed):
-        return header + bytes([_GateMode.DEFLATE]) + deflated
-    return header + bytes([_GateMode.PACKED]) + packed
+        return header(_GateMode.DEFLATE) + deflated
+    return header(_GateMode.PACKED) + packed
 
 
 def decode_gate(payload: bytes, width: int, height: int) -> GateMap:
@@ -191,15 +213,20 @@ def decode_gate(payload: bytes, width: int, height: int) -> GateMap:
 
     Never holds more than one byte per block beside the payload. Raises `PromptError` where it is malformed.
     """
-    if len(payload) < 3:
-        raise _invalid(f"gate section of {len(payload)} bytes, expected at least 3")
+    if len(payload) < 3 or (payload[2] & _UNIT_FLAG and len(payload) < 4):
+        raise _invalid(f"gate section of {len(payload)} bytes, expected at least 3, or 4 with a unit")
     block_log2, levels, mode = payload[0], payload[1] + 1, payload[2]
     # Before the grid is derived from them: an absurd block size would make an absurd grid.
     if not MIN_BLOCK_LOG2 <= block_log2 <= MAX_BLOCK_LOG2 or not MIN_LEVELS <= levels <= MAX_LEVELS:
         raise _invalid(f"gate with block_log2 {block_log2} and {levels} levels")
     shape = grid_shape(width, height, block_log2)
     count = shape[0] * shape[1]
-    data = payload[3:]
+    data, unit = payload[3:], levels - 1
+    if mode & _UNIT_FLAG:
+        mode ^= _UNIT_FLAG
+        unit, data = payload[3], payload[4:]
+        if unit == 0 or unit == levels - 1:
+            raise _invalid(f"gate unit {unit} of {levels} levels is written, expected another")
     if mode == _GateMode.UNIFORM:
         _expect_size(data, 1)
         indices = np.full(count, data[0], np.uint8)
@@ -209,7 +236,7 @@ def decode_gate(payload: bytes, width: int, height: int) -> GateMap:
         indices = np.frombuffer(_inflate(data, count), np.uint8)
     else:
         raise _invalid(f"gate mode {mode}, expected 0..{max(_GateMode)}")
-    return GateMap(block_log2, levels, indices.reshape(shape))
+    return GateMap(block_log2, levels, indices.reshape(shape), unit)
 
 
 def _index_bits(levels: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from hybridprompt.errors import ConfigError
 from hybridprompt.generator.network import ALIGNMENT, NetworkConfig
 from hybridprompt.train.adversarial import AdversarialSettings
-from hybridprompt.train.losses import LossWeights
+from hybridprompt.evaluate.loss import LossWeights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The training loss of the generator.
+"""The loss of training, and of fitting prompts.
 
     L = w_alex LPIPS_alex(phase, scale) + w_vgg LPIPS_vgg + w_dists DISTS + w_pixel L1 + w_band B
 

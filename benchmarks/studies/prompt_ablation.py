@@ -1,0 +1,271 @@
+"""What fitting the prompts brings: blind, fitted on the anchors alone, and end to end, by real decodes.
+
+    python benchmarks/studies/prompt_ablation.py [CLIP ...] [--share 0.5] [--seconds 4] [--kbps 200 120]
+
+Codes one GOP of each clip with SVT-AV1 (tune 0) at the CRF whose rate is nearest below the first rate (clips
+of more than 900 lines) or the second, and shows it
+  base          without prompts
+  blind         the keyframe generated everywhere at strength 1
+  fast          the search of preset fast, all anchors
+  own           strengths fitted on the anchors' own pictures only
+  keyframe      strengths of the keyframe alone, fitted end to end on frames of the whole GOP
+  end to end    the same with later anchors: preset medium
+  original      the source as the keyframe's picture: the bound of all that a keyframe can do
+Frames that are measured are not among those that supervise.  LPIPS-VGG and DISTS are of the central 640
+pixels of two of them.  Bytes are the prompts'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from figures import FIGURES, save_csv
+from rich.console import Console
+from rich.table import Table
+
+from hybridprompt.decode.injection import GopDecoding, decode_gop
+from hybridprompt.encode.gate import Gop, GopGate, find_candidates
+from hybridprompt.encode.judge import LpipsJudge
+from hybridprompt.encode.operator.decoders import Av1AnchorDecoder
+from hybridprompt.encode.pipeline import attach_prompts, make_fitter
+from hybridprompt.encode.settings import PRESETS, FitSettings
+from hybridprompt.evaluate.colour import yuv420_to_rgb
+from hybridprompt.evaluate.compare import spread
+from hybridprompt.evaluate.perceptual import Dists, Lpips
+from hybridprompt.generator.base import Generator, Planes
+from hybridprompt.generator.registry import GeneratorRegistry, load_shipped
+from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
+from hybridprompt.video.picture import Picture
+from hybridprompt.video.source import VideoSource
+
+_SUPERVISED_TOO_CLOSE = 1
+_PATCH = 640
+_COLUMNS = (
+    "clip", "kbps", "prompt", "anchors", "bytes", "lpips_alex", "lpips_vgg", "dists", "psnr_y",
+    "alex_percent", "vgg_percent", "dists_percent", "seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a set of prompts shows, on average over the measured frames; seconds: of deciding."""
+
+    prompt: str
+    anchors: int
+    size_bytes: int
+    alex: float
+    vgg: float
+    dists: float
+    psnr: float
+    seconds: float
+
+
+def patch(planes: Planes) -> torch.Tensor:
+    """The central square as RGB."""
+    y, u, v = (torch.from_numpy(np.array(plane)).float() / 255 for plane in planes)
+    height, width = y.shape
+    side = min(_PATCH, height // 2 * 2, width // 2 * 2)
+    top, left = (height - side) // 4, (width - side) // 4
+    half = slice(top, top + side // 2), slice(left, left + side // 2)
+    full = slice(2 * top, 2 * top + side), slice(2 * left, 2 * left + side)
+    return yuv420_to_rgb(y[full][None, None], torch.stack([u[half], v[half]])[None])
+
+
+class Meter:
+    """Measures shown frames against the sources."""
+
+    def __init__(self, pictures: list[Picture], frames: list[int]) -> None:
+        self.frames = frames
+        self.few = frames[1::2][:2]
+        self._pictures = pictures
+        self._judge = LpipsJudge()
+        self._vgg = Lpips("vgg", dtype=torch.bfloat16)
+        self._dists = Dists(dtype=torch.bfloat16)
+        self._references = {f: self._judge.prepare(pictures[f]) for f in frames}
+
+    def measure(
+        self, shown: Mapping[int, Planes], name: str, anchors: int, size_bytes: int, seconds: float
+    ) -> Shown:
+        """Mean distances of the frames."""
+        alex, psnr, vgg, dists = [], [], [], []
+        for frame in self.frames:
+            source, (y, u, v) = self._pictures[frame], shown[frame]
+            picture = replace(source, y=y, u=u, v=v)
+            # One block that holds the picture: its mean is the distance.
+            alex.append(float(self._judge.distance_map(picture, self._references[frame], 1 << 15).mean()))
+            error = np.mean((y.astype(np.float64) - source.y) ** 2)
+            psnr.append(10 * np.log10(255**2 / error))
+        with torch.inference_mode():
+            for frame in self.few:
+                mine, wanted = patch(shown[frame]), patch(self._pictures[frame].planes)
+                vgg.append(float(self._vgg(mine, wanted)))
+                dists.append(float(self._dists(mine, wanted)))
+        means = (float(np.mean(values)) for values in (alex, vgg, dists, psnr))
+        return Shown(name, anchors, size_bytes, *means, seconds)
+
+
+class Study:
+    """One GOP of one clip."""
+
+    def __init__(self, path: Path, share: float, seconds: float, rates: list[float]) -> None:
+        self.name = path.stem
+        source = VideoSource(path)
+        start = share * (source.duration_seconds or 0)
+        count = round(seconds * float(source.average_rate))
+        pictures = itertools.islice(source.frames(start_seconds=start), count)
+        self.pictures = [picture.copied() for picture in pictures]
+        self.source = source
+        self.target = rates[0] if source.height > 900 else rates[-1]
+        self.packets, self.kbps = self._coded()
+        self.gop = Gop(self.packets, None, source.time_base, self.pictures.__getitem__)
+        supervising = {
+            f + d
+            for preset in ("medium", "slow")
+            for f in spread(len(self.pictures), _fit_of(preset).frames)
+            for d in range(-_SUPERVISED_TOO_CLOSE, _SUPERVISED_TOO_CLOSE + 1)
+        }
+        free = [f for f in range(1, len(self.pictures)) if f not in supervising]
+        self.meter = Meter(self.pictures, [free[i] for i in spread(len(free), 6)])
+        self.size = source.width, source.height
+
+    def _coded(self) -> tuple[list[CodedPacket], float]:
+        """The GOP at the coarsest CRF step that is not above the rate, by halving."""
+        low, high = 40 * 4, 70 * 4
+        found: tuple[list[CodedPacket], float] | None = None
+        while low <= high:
+            middle = (low + high) // 2 if found or low > 40 * 4 else 64 * 4
+            packets = encode_gop(self.pictures, self._settings(middle / 4))
+            seconds = len(self.pictures) / float(self.source.average_rate)
+            kbps = sum(len(p.data) for p in packets) * 8 / 1000 / seconds
+            if kbps > self.target:
+                low = middle + 1
+            else:
+                high, found = middle - 1, (packets, kbps)
+                if kbps > 0.97 * self.target:
+                    break
+        if found is None:
+            raise SystemExit(f"{self.name}: {self.target:g} kbit/s are out of reach")
+        return found
+
+    def _settings(self, crf: float) -> Av1Settings:
+        source = self.source
+        return Av1Settings(
+            width=source.width, height=source.height, frame_rate=source.average_rate,
+            time_base=source.time_base, crf=crf, preset=5, threads=2, color=source.color,
+            extra=(("tune", "0"),),
+        )  # fmt: skip
+
+    def injected(self, name: str, picture: Planes | None) -> Shown:
+        """The stream with another keyframe picture, None for its own."""
+        decoder = Av1AnchorDecoder(
+            packets=self.packets, size=self.size, time_base=self.source.time_base, threads=2
+        )
+        injection = None if picture is None else lambda base: picture
+        shown = {f: planes for f, planes in decoder.decode(0, self.meter.frames, injection)}
+        return self.meter.measure(shown, name, int(picture is not None), 0, 0.0)
+
+    def prompted(
+        self, name: str, generator: Generator, preset: str, fit: FitSettings | None, interval: int | None
+    ) -> Shown:
+        """The stream with prompts that a preset decides, with another fit."""
+        started = time.perf_counter()
+        effort = PRESETS[preset]  # type: ignore[index]
+        judge = LpipsJudge()
+        decision = GopGate(self.gop, generator, judge, effort, interval, make_fitter(fit)).decide()
+        seconds = time.perf_counter() - started
+        packets = attach_prompts(self.packets, decision.anchors)
+        added = sum(len(p.data) for p in packets) - sum(len(p.data) for p in self.packets)
+        decoding = GopDecoding(
+            self.source.time_base, None, GeneratorRegistry([generator], shipped=False), threads=2
+        )
+        shown = {
+            p.index: p.picture.copied().planes
+            for p in decode_gop(packets, decoding)
+            if p.index in self.meter.frames
+        }
+        return self.meter.measure(shown, name, len(decision.anchors), added, seconds)
+
+    def all(self, generator: Generator, names: list[str]) -> Iterator[Shown]:
+        """Everything the table compares, the base first."""
+        medium = _fit_of("medium")
+        yield self.injected("base", None)
+        if "blind" in names:
+            quantiser = find_candidates(self.gop, None)[0].base_q_idx
+            ones = np.ones((-(-self.size[1] // 64), -(-self.size[0] // 64)), np.float32)
+            keyframe = next(iter(decode_gop(self.packets[:1], GopDecoding(self.source.time_base))))
+            made = generator.generate(
+                keyframe.picture.copied().planes, quantiser=quantiser, strengths=ones, block_size=64
+            )
+            yield self.injected("blind", made)
+        if "fast" in names:
+            yield self.prompted("fast", generator, "fast", None, 32)
+        if "own" in names:
+            yield self.prompted("own", generator, "medium", replace(medium, frames=0), 32)
+        if "keyframe" in names:
+            yield self.prompted("keyframe", generator, "medium", medium, None)
+        if "end-to-end" in names:
+            yield self.prompted("end to end", generator, "medium", medium, 32)
+        if "slow" in names:
+            yield self.prompted("slow", generator, "slow", _fit_of("slow"), 32)
+        if "original" in names:
+            yield self.injected("original", self.pictures[0].planes)
+
+
+def _fit_of(preset: str) -> FitSettings:
+    fit = PRESETS[preset].fit  # type: ignore[index]
+    assert fit is not None
+    return fit
+
+
+def percent(value: float, base: float) -> str:
+    """Change against the base."""
+    return f"{100 * (value / base - 1):+.1f}"
+
+
+NAMES = ["blind", "fast", "own", "keyframe", "end-to-end", "original"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Ablation of the prompt's fitting, by real decodes.")
+    parser.add_argument("clips", nargs="+", type=Path)
+    parser.add_argument("--share", type=float, default=0.5, help="where in the clip the GOP begins")
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--kbps", type=float, nargs=2, default=[200, 120])
+    parser.add_argument("--prompts", nargs="+", default=NAMES, help="what to compare with the base; also slow")
+    arguments = parser.parse_args()
+    generator = load_shipped(threads=2)
+    table = Table(*_COLUMNS)
+    rows, changes = [], {}
+    console = Console(width=170)
+    for path in arguments.clips:
+        study = Study(path, arguments.share, arguments.seconds, arguments.kbps)
+        base: Shown | None = None
+        for shown in study.all(generator, arguments.prompts):
+            base = base or shown
+            relative = [percent(getattr(shown, n), getattr(base, n)) for n in ("alex", "vgg", "dists")]
+            row = (
+                study.name, f"{study.kbps:.1f}", shown.prompt, str(shown.anchors), str(shown.size_bytes),
+                f"{shown.alex:.4f}", f"{shown.vgg:.4f}", f"{shown.dists:.4f}", f"{shown.psnr:.2f}",
+                *relative, f"{shown.seconds:.0f}",
+            )  # fmt: skip
+            changes.setdefault(shown.prompt, []).append([float(r) for r in relative])
+            rows.append(row)
+            table.add_row(*row)
+            console.print(*row)
+    for prompt, found in changes.items():
+        mean = [f"{value:+.1f}" for value in np.mean(found, 0)]
+        table.add_row("mean", "", prompt, "", "", "", "", "", "", *mean, "")
+        rows.append(("mean", "", prompt, "", "", "", "", "", "", *mean, ""))
+    console.print(table)
+    save_csv(FIGURES / "prompt_ablation.csv", _COLUMNS, rows)
+
+
+if __name__ == "__main__":
+    main()

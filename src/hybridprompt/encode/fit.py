@@ -1,0 +1,201 @@
+"""Fits the strengths of anchors' gates by gradient descent, with later frames as supervision.
+
+Note [Measured responses]: a gate scales what the generator changes at its anchor, and decoding is all but
+linear in an anchor's picture.  So with D_t, how frame t really changes when an anchor is generated at full
+strength (one decode more), and with the block of the anchor that every pixel of the frame comes from (which
+the probe of the decode operator tells),
+
+    F_t(s) = F_t(s_0) + sum over anchors of (s - s_0)[block of the pixel] D_t
+
+is what a decoder shows for strengths s near s_0.  Only where the changes come from is modelled; what arrives
+of them is measured, so the fidelity of the operator's gains and bands does not matter here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hybridprompt.encode.settings import FitSettings
+from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
+from hybridprompt.generator.base import Planes
+
+MAX_FIT_BYTES: Final = 3 << 29
+"""What all that a fit holds may take."""
+
+_LEARNING_RATE: Final = 0.08
+_LAST_RATE_SHARE: Final = 0.1
+_WEIGHTS: Final = LossWeights(vgg_every=2, vgg_crops=2, vgg_size=128)
+
+Change = tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]
+"""Difference of two pictures' planes, in levels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """What an anchor does to frames.
+
+    strengths: (rows, columns) float32, at which the frames were decoded.  start: the same, where descent
+    begins.  changes: by frame, how it changes
+    when the anchor's strength rises by 1 everywhere.  blocks: by frame, (H/2, W/2) int32, the index of the
+    anchor's block that each 2x2 samples of luma come from, counted row by row.
+    """
+
+    strengths: NDArray[np.float32]
+    start: NDArray[np.float32]
+    changes: Mapping[int, Change]
+    blocks: Mapping[int, NDArray[np.int32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Supervision:
+    """Frames as they are decoded now, and their sources, by frame; planes of even sizes."""
+
+    decoded: Mapping[int, Planes]
+    sources: Mapping[int, Planes]
+
+
+@dataclass
+class StrengthFitter:
+    """Fits strengths.  max_strength: of the gates; the device is the one to compute on."""
+
+    settings: FitSettings
+    max_strength: float = 2.0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def fit(
+        self, frames: Supervision, responses: Sequence[Response], steps: int
+    ) -> list[NDArray[np.float32]]:
+        """Return strengths (rows, columns) in [0, max_strength] for every response.
+
+        The loss is that of training: LPIPS of both networks, L1 and local deviation, on random crops of
+        random frames; its gradient passes through Note [Measured responses].  Deterministic for a seed.
+        """
+        rng = torch.Generator().manual_seed(self.settings.seed)
+        loss = _loss(self.device, self.settings.seed)
+        decoded_at = [torch.from_numpy(r.strengths.copy()).to(self.device) for r in responses]
+        fitted = [torch.from_numpy(r.start.copy()).to(self.device).requires_grad_() for r in responses]
+        optimizer = torch.optim.Adam(fitted, _LEARNING_RATE)
+        # Frames that nothing reaches teach nothing.
+        reached = sorted(f for f in frames.decoded if any(f in r.changes for r in responses))
+        for step in range(steps if reached else 0):
+            for group in optimizer.param_groups:
+                cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+                group["lr"] = _LEARNING_RATE * (_LAST_RATE_SHARE + (1 - _LAST_RATE_SHARE) * cosine)
+            predicted, source = self._batch(frames, responses, decoded_at, fitted, reached, rng)
+            total = loss(predicted, source, step).total
+            for strengths in fitted:
+                total = total + self.settings.smoothness * _roughness(strengths)
+            optimizer.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            with torch.no_grad():
+                for strengths in fitted:
+                    strengths.clamp_(0, self.max_strength)
+        return [strengths.detach().cpu().numpy() for strengths in fitted]
+
+    def _batch(
+        self,
+        frames: Supervision,
+        responses: Sequence[Response],
+        decoded_at: Sequence[torch.Tensor],
+        fitted: Sequence[torch.Tensor],
+        reached: Sequence[int],
+        rng: torch.Generator,
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        """Crops as predicted, and of the sources: luma (N, 1, S, S) and chroma (N, 2, S/2, S/2) in [0, 1]."""
+        change = [(now - before).flatten() for now, before in zip(fitted, decoded_at, strict=True)]
+        luma, chroma, source_luma, source_chroma = [], [], [], []
+        height, width = next(iter(frames.decoded.values()))[0].shape
+        rows, columns = min(self.settings.crop_size, height) // 2, min(self.settings.crop_size, width) // 2
+        for _ in range(self.settings.crops):
+            frame = reached[_random(len(reached), rng)]
+            top, left = _random(height // 2 - rows + 1, rng), _random(width // 2 - columns + 1, rng)
+            half = slice(top, top + rows), slice(left, left + columns)
+            full = slice(2 * top, 2 * (top + rows)), slice(2 * left, 2 * (left + columns))
+            y, u, v = (
+                self._tensor(plane[part])
+                for plane, part in zip(frames.decoded[frame], (full, half, half), strict=True)
+            )
+            for delta, response in zip(change, responses, strict=True):
+                if frame not in response.changes:
+                    continue
+                at = delta[torch.from_numpy(response.blocks[frame][half].astype(np.int64)).to(self.device)]
+                dy, du, dv = response.changes[frame]
+                spread = at.repeat_interleave(2, 0).repeat_interleave(2, 1)
+                y = y + spread * self._tensor(dy[full])
+                u, v = u + at * self._tensor(du[half]), v + at * self._tensor(dv[half])
+            luma.append(y[None])
+            chroma.append(torch.stack([u, v]))
+            wanted = [
+                self._tensor(plane[part])
+                for plane, part in zip(frames.sources[frame], (full, half, half), strict=True)
+            ]
+            source_luma.append(wanted[0][None])
+            source_chroma.append(torch.stack(wanted[1:]))
+        return (
+            (torch.stack(luma).clamp(0, 1), torch.stack(chroma).clamp(0, 1)),
+            (torch.stack(source_luma), torch.stack(source_chroma)),
+        )
+
+    def _tensor(self, levels: NDArray[np.uint8] | NDArray[np.int16]) -> torch.Tensor:
+        return torch.from_numpy(levels.astype(np.float32)).to(self.device) / 255
+
+
+def quantise(strengths: NDArray[np.float32], unit: int, levels: int) -> NDArray[np.uint8]:
+    """Indices of the nearest levels, in steps of 1 / unit."""
+    return np.clip(np.rint(strengths * unit), 0, levels - 1).astype(np.uint8)
+
+
+def block_indices(
+    displacement: NDArray[np.float16], block_log2: int, shape: tuple[int, int]
+) -> NDArray[np.int32]:
+    """Blocks that a frame's samples come from, as Response.blocks says.
+
+    displacement: (2, H, W), x then y, as FrameMap's.  shape: rows and columns of blocks.
+    """
+    height, width = displacement.shape[1:]
+    moved = displacement[:, ::2, ::2].astype(np.float32)
+    x = np.clip(np.arange(0, width, 2) + 0.5 + moved[0], 0, width - 1).astype(np.int32)
+    y = np.clip(np.arange(0, height, 2)[:, None] + 0.5 + moved[1], 0, height - 1).astype(np.int32)
+    indices: NDArray[np.int32] = (y >> block_log2) * shape[1] + (x >> block_log2)
+    return indices
+
+
+def difference(a: Planes, b: Planes) -> Change:
+    """a - b, plane by plane."""
+    y, u, v = (one.astype(np.int16) - other for one, other in zip(a, b, strict=True))
+    return y, u, v
+
+
+def frame_bytes(width: int, height: int, anchors: int) -> int:
+    """What one frame of a fit takes, when ``anchors`` reach it: itself, its source, changes and blocks."""
+    return width * height * (3 + 4 * anchors)
+
+
+def _roughness(strengths: torch.Tensor) -> torch.Tensor:
+    steps = strengths.diff(dim=0).abs().sum() + strengths.diff(dim=1).abs().sum()
+    return steps / strengths.numel()
+
+
+def _random(high: int, rng: torch.Generator) -> int:
+    return int(torch.randint(high, (1,), generator=rng))
+
+
+@lru_cache(maxsize=1)
+def _networks(device: torch.device) -> GeneratorLoss:
+    """Reading the networks takes longer than a step."""
+    return GeneratorLoss(_WEIGHTS, device, torch.Generator())
+
+
+def _loss(device: torch.device, seed: int) -> GeneratorLoss:
+    loss = _networks(device)
+    loss.rng = torch.Generator().manual_seed(seed)
+    return loss
