@@ -238,7 +238,9 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5, help="where in the clip the GOP begins")
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--kbps", type=float, nargs=2, default=[200, 120])
-    parser.add_argument("--prompts", nargs="+", default=NAMES, help="what to compare with the base; also slow")
+    parser.add_argument(
+        "--prompts", nargs="+", default=NAMES, help="what to compare with the base; also slow"
+    )
     arguments = parser.parse_args()
     generator = load_shipped(threads=2)
     table = Table(*_COLUMNS)

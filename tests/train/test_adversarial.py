@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 from train_media import tiny_config  # noqa: E402
 
 from hybridprompt.errors import ConfigError  # noqa: E402
+from hybridprompt.evaluate.loss import LossWeights  # noqa: E402
 from hybridprompt.evaluate.weights import have_metric_weights  # noqa: E402
 from hybridprompt.train.adversarial import (  # noqa: E402
     AdversarialSettings,
@@ -17,7 +18,6 @@ from hybridprompt.train.adversarial import (  # noqa: E402
     PatchDiscriminator,
 )
 from hybridprompt.train.loop import Trainer  # noqa: E402
-from hybridprompt.evaluate.loss import LossWeights  # noqa: E402
 
 CPU = torch.device("cpu")
 # Without the networks of the perceptual terms, which are tested elsewhere.

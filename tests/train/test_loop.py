@@ -19,10 +19,10 @@ if not have_metric_weights():
 
 from train_media import TINY, tiny_config  # noqa: E402
 
+from hybridprompt.evaluate.loss import band_loss  # noqa: E402
 from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig  # noqa: E402
 from hybridprompt.train.export import load_weights  # noqa: E402
 from hybridprompt.train.loop import Ema, Trainer, learning_rate  # noqa: E402
-from hybridprompt.evaluate.loss import band_loss  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("torch")
 
 from hybridprompt.errors import ConfigError
+from hybridprompt.evaluate.loss import LossWeights
 from hybridprompt.train.adversarial import AdversarialSettings
 from hybridprompt.train.config import Distillation, TrainConfig, load_config
-from hybridprompt.evaluate.loss import LossWeights
 
 GOOD = """
 corpus = "corpus"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hybridprompt.evaluate.loss import LossWeights
 from hybridprompt.generator.network import NetworkConfig
 from hybridprompt.train.config import TrainConfig
-from hybridprompt.evaluate.loss import LossWeights
 
 TINY = NetworkConfig(stem_channels=8, body_channels=16, body_blocks=1)
 

@@ -120,7 +120,7 @@ def encode(
     anchor_interval: Annotated[
         str, typer.Option(metavar="FRAMES|off", help="Anchors inside a GOP: a multiple of 32, or off.")
     ] = "32",
-    tune: Annotated[str, typer.Option(help="What SVT-AV1 aims at: psnr, vq or ssim.")] = "psnr",
+    tune: Annotated[str, typer.Option(help="What SVT-AV1 aims at: vq, psnr or ssim.")] = "vq",
     generator: Annotated[
         Path | None,
         typer.Option(

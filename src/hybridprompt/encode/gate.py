@@ -313,7 +313,7 @@ class GopGate:
         return maps
 
     def _shown(self, choices: Mapping[int, _Choice], frames: Collection[int]) -> Iterator[GopPicture]:
-        """Decode with the chosen prompts; yield the frames asked for.  Raises CodecError if one is missing."""
+        """Decode with the chosen prompts; yield the frames asked for.  Raises CodecError where one lacks."""
         # None takes away what a packet may carry already.
         prompts: dict[int, Prompt | None] = dict.fromkeys(range(len(self.gop.packets)))
         prompts |= {packet: self._prompt(choice) for packet, choice in choices.items()}

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 _ANALYSIS_PRESET = 12
 _TEMPORAL_DELIMITER = bytes([ObuType.TEMPORAL_DELIMITER << 3 | 0b010, 0])
 _MIN_HALVED_SIDE = 128
+_FIRST_CORRECTIONS = 2
+
 _FAR_OFF = 1.0
 """Difference in CRF from which on the first GOP is worth another encode."""
 
@@ -233,11 +235,31 @@ class _Encoder:
             control.probe(index, probe_crf, self._size(pictures, probe_crf, threads=2))
         base = self.encode_base(pictures, control.crf_for_gop(index))
         control.expect(index, base.crf, base.size_bytes)
-        if index == 0 and abs(better := quantise_crf(control.common_crf()) - base.crf) > _FAR_OFF:
-            # The model was far off, which only the first GOP can show.
-            base = self.encode_base(pictures, base.crf + better)
-            control.expect(index, base.crf, base.size_bytes)
+        if index == 0:
+            base = self._nearer(base, pictures, control)
         return index, base
+
+    def _nearer(self, base: _BaseGop, pictures: list[Picture], control: RateControl) -> _BaseGop:
+        """Encode the first GOP again where the model was off, which only the first can show.
+
+        A fit takes longer than a few encodes, so with one the rate comes first.
+        """
+        fits = self.settings.effort.fit is not None
+        tried = {base.crf: base}
+        for _ in range(_FIRST_CORRECTIONS if fits else 1):
+            better = quantise_crf(control.common_crf())
+            if better in tried or abs(better - base.crf) <= (0 if fits else _FAR_OFF):
+                break
+            base = tried[better] = self.encode_base(pictures, better)
+            control.expect(0, base.crf, base.size_bytes)
+
+        def error(candidate: _BaseGop) -> float:
+            control.expect(0, candidate.crf, candidate.size_bytes)
+            return abs(control.common_crf() - candidate.crf)
+
+        best = min(tried.values(), key=error)
+        control.expect(0, best.crf, best.size_bytes)
+        return best
 
     def _keep(self, index: int, result: _GopResult, control: RateControl | None, spool: PacketSpool) -> None:
         spool.put(index, result.packets)

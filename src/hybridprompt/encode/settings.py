@@ -25,8 +25,8 @@ class FitSettings:
     """How to fit.
 
     frames: frames of a GOP that supervise, beside each anchor's own; 0 leaves only the anchors' own, so that
-    what comes later has no say.  block_log2: of the gates.  steps: of gradient descent for the keyframe alone,
-    then joint_steps for all anchors together.  crops, crop_size: what one step looks at, luma samples.
+    what comes later has no say.  block_log2: of the gates.  steps: of gradient descent for the keyframe
+    alone, then joint_steps for all anchors together.  crops, crop_size: what one step looks at, luma samples.
     smoothness: weight of the mean absolute difference of neighbouring strengths, which stands for their
     bytes.  seed: of all random choices.
     """
@@ -72,8 +72,8 @@ PRESETS: dict[PresetName, Preset] = {
         sample_frames=3,
         judge_scale=1,
         quantiser_offsets=(0,),
-        key_levels=(2, 4),
-        later_levels=(1,),
+        key_levels=(2, 4, 6),
+        later_levels=(2,),
         joint_anchors=True,
         passes=2,
     ),
@@ -82,7 +82,7 @@ PRESETS: dict[PresetName, Preset] = {
         sample_frames=8,
         judge_scale=1,
         quantiser_offsets=(0,),
-        key_levels=(2, 3, 4),
+        key_levels=(2, 4, 6),
         later_levels=(1, 2),
         joint_anchors=False,
         passes=2,
@@ -93,7 +93,7 @@ PRESETS: dict[PresetName, Preset] = {
         sample_frames=12,
         judge_scale=1,
         quantiser_offsets=(0, -32, 32),
-        key_levels=(2, 3, 4),
+        key_levels=(2, 4, 6),
         later_levels=(1, 2),
         joint_anchors=False,
         passes=3,
@@ -122,7 +122,7 @@ class EncodeSettings:
     preset: PresetName = "medium"
     anchor_interval: int | None = 32
     generator: Path | None = None
-    tune: TuneName = "psnr"
+    tune: TuneName = "vq"
     overwrite: bool = False
 
     def __post_init__(self) -> None:

@@ -30,8 +30,9 @@ class Generator(Protocol):
         """Generate one picture.
 
         planes: y (H, W), u and v (ceil(H/2), ceil(W/2)) uint8, not changed.  quantiser: 0..255 on the scale
-        of AV1's base_q_idx.  strengths: (ceil(H/block_size), ceil(W/block_size)) in [0, 2], the gate: 0
-        leaves a block as it is, bit for bit, and above 1 the change goes further than trained.  Returns new planes of the same shapes.  Raises GeneratorError.
+        of AV1's base_q_idx.  strengths: (ceil(H/block_size), ceil(W/block_size)) in [0, 4], the gate: 0
+        leaves a block as it is, bit for bit; above 1 the change goes further than what was trained.  Returns
+        new planes of the same shapes.  Raises GeneratorError.
         """
 
 

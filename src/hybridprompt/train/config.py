@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hybridprompt.errors import ConfigError
+from hybridprompt.evaluate.loss import LossWeights
 from hybridprompt.generator.network import ALIGNMENT, NetworkConfig
 from hybridprompt.train.adversarial import AdversarialSettings
-from hybridprompt.evaluate.loss import LossWeights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,11 @@ import torch
 
 from hybridprompt.errors import ConfigError
 from hybridprompt.evaluate.colour import yuv420_to_rgb
+from hybridprompt.evaluate.loss import GeneratorLoss
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.generator.network import GeneratorNetwork
 from hybridprompt.train.adversarial import AdversarialStage
 from hybridprompt.train.config import TrainConfig
-from hybridprompt.evaluate.loss import GeneratorLoss
 from hybridprompt.train.samples import Batch, SampleStore, whole_picture
 from hybridprompt.train.teacher import Teacher, narrow, read_weights
 
