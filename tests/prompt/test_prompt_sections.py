@@ -38,7 +38,8 @@ def gates(draw: st.DrawFn) -> tuple[int, int, GateMap]:
     seed = draw(st.integers(0, 2**32 - 1))
     noise = np.random.default_rng(seed).integers(0, levels, shape, dtype=np.uint8)
     indices = {"uniform": np.full_like(noise, noise[0, 0]), "columns": noise[:1].repeat(shape[0], 0)}
-    return width, height, GateMap(block_log2, levels, indices.get(kind, noise))
+    unit = draw(st.integers(-(-(levels - 1) // 4), levels - 1))
+    return width, height, GateMap(block_log2, levels, indices.get(kind, noise), unit)
 
 
 def gate_payload(mode: int, data: bytes, *, block_log2: int = 6, levels: int = 4) -> bytes:
@@ -98,6 +99,25 @@ def test_strengths_run_from_0_to_1() -> None:
     assert repr(gate) == "GateMap(1x5 blocks of 256, levels=5)"
 
 
+def test_strengths_above_1_have_a_unit() -> None:
+    gate = GateMap(8, 9, np.array([[0, 4, 8]], np.uint8), 4)
+    np.testing.assert_array_equal(gate.strengths(), [[0, 1, 2]])
+    assert repr(gate) == "GateMap(1x3 blocks of 256, levels=9, unit=4)"
+    # Four bits each after the unit: 0000 0100 | 1000 (zeros)
+    assert encode_gate(gate) == bytes([8, 8, PACKED | 0x80, 4, 0b00000100, 0b10000000])
+    assert gate != GateMap(8, 9, gate.indices)
+    uniform = GateMap(6, 9, np.full((2, 2), 6, np.uint8), 4)
+    assert encode_gate(uniform) == bytes([6, 8, UNIFORM | 0x80, 4, 6])
+    # What has no need of a unit is written as before there were any.
+    assert encode_gate(GateMap(6, 5, np.full((2, 2), 3, np.uint8), 4)) == bytes([6, 4, UNIFORM, 3])
+
+
+@pytest.mark.parametrize("unit", [-1, 9, 1, 255])
+def test_gate_map_refuses_units_of_other_strengths(unit: int) -> None:
+    with pytest.raises(PromptError, match="unit"):
+        GateMap(6, 9, np.zeros((1, 1), np.uint8), unit)
+
+
 def test_gate_map_keeps_its_own_copy() -> None:
     indices = np.zeros((2, 2), np.uint8)
     gate = GateMap(6, 2, indices)
@@ -136,6 +156,13 @@ def test_gate_map_refuses_what_the_syntax_cannot_hold(
         (gate_payload(UNIFORM, b"\0", levels=1), "1 levels"),
         (gate_payload(UNIFORM, b"\0", levels=17), "17 levels"),
         (gate_payload(3, b"\0"), "mode 3"),
+        (gate_payload(3 | 0x80, b"\2\0"), "mode 3"),
+        (gate_payload(UNIFORM | 0x80, b""), "4 with a unit"),
+        (gate_payload(UNIFORM | 0x80, b"\0\0"), "unit 0"),
+        (gate_payload(UNIFORM | 0x80, b"\3\0"), "unit 3 of 4 levels is written"),
+        (gate_payload(UNIFORM | 0x80, b"\4\0"), "unit 4"),
+        (gate_payload(UNIFORM | 0x80, b"\1\0", levels=6), "unit 1"),
+        (gate_payload(UNIFORM | 0x80, b"\2"), "0 bytes, expected 1"),
         (gate_payload(UNIFORM, b""), "0 bytes, expected 1"),
         (gate_payload(UNIFORM, b"\4"), "index 4"),
         (gate_payload(PACKED, bytes(3)), "3 bytes, expected 4"),
