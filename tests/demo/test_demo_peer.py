@@ -66,7 +66,7 @@ def test_a_real_peer_is_written_as_ordinary_av1(tmp_path: Path) -> None:
             writer.write(picture)
         writer.commit()
     source = VideoSource(tmp_path / "in.y4m")
-    peer = encode_peer(source, 50, svt_preset=12, gop_seconds=0.2)
+    peer = encode_peer(source, 50, svt_preset=12, gop_seconds=0.2, tune="vq")
     write_peer(peer, source, tmp_path / "peer.mp4")
     packets = list(PacketReader(tmp_path / "peer.mp4").packets())
     assert len(packets) == 12

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybridprompt.encode.settings import SVT_TUNES, TuneName
 from hybridprompt.video.av1_encoder import CRF_RANGE, CRF_STEP, Av1Settings, CodedPacket, encode_stream
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.source import VideoSource
@@ -34,8 +35,10 @@ class PeerEncode:
         return sum(len(packet.data) for packet in self.packets)
 
 
-def encode_peer(source: VideoSource, crf: float, *, svt_preset: int, gop_seconds: float) -> PeerEncode:
-    """Encode a whole video as an ordinary user of SVT-AV1 would.  Raises CodecError, MediaError."""
+def encode_peer(
+    source: VideoSource, crf: float, *, svt_preset: int, gop_seconds: float, tune: TuneName
+) -> PeerEncode:
+    """Encode a whole video as a user of SVT-AV1 would.  Raises CodecError, MediaError."""
     settings = Av1Settings(
         width=source.width,
         height=source.height,
@@ -45,6 +48,7 @@ def encode_peer(source: VideoSource, crf: float, *, svt_preset: int, gop_seconds
         preset=svt_preset,
         threads=2,
         color=source.color,
+        extra=(("tune", str(SVT_TUNES[tune])),),
     )
     gop_length = max(1, round(gop_seconds * float(source.average_rate)))
     started = time.monotonic()

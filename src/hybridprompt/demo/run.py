@@ -113,11 +113,18 @@ def _encode_ours(source: Path, target: Path, settings: DemoSettings, tell: Tell)
 def _encode_peer(
     source: VideoSource, summary: EncodeSummary, settings: DemoSettings, tell: Tell
 ) -> PeerEncode:
-    effort = settings.encode_settings()
+    ours = settings.encode_settings()
 
     def encode(crf: float) -> PeerEncode:
         tell(f"AV1 at the same bytes: CRF {crf:g}")
-        return encode_peer(source, crf, svt_preset=effort.effort.svt_preset, gop_seconds=effort.gop_seconds)
+        # Tuned as ours is, which is the nearer to the source in most videos.
+        return encode_peer(
+            source,
+            crf,
+            svt_preset=ours.effort.svt_preset,
+            gop_seconds=ours.gop_seconds,
+            tune=ours.tune,
+        )
 
     first = sum(summary.crfs) / len(summary.crfs)
     return match_bytes(encode, summary.base_bytes + summary.prompt_bytes, first)
