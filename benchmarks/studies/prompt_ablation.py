@@ -261,6 +261,7 @@ def main() -> None:
             rows.append(row)
             table.add_row(*row)
             console.print(*row)
+        save_csv(FIGURES / "prompt_ablation.csv", _COLUMNS, rows)
     for prompt, found in changes.items():
         mean = [f"{value:+.1f}" for value in np.mean(found, 0)]
         table.add_row("mean", "", prompt, "", "", "", "", "", "", *mean, "")
