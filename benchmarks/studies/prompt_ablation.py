@@ -37,7 +37,7 @@ from hybridprompt.encode.operator.decoders import Av1AnchorDecoder
 from hybridprompt.encode.pipeline import attach_prompts, make_fitter
 from hybridprompt.encode.settings import PRESETS, FitSettings
 from hybridprompt.evaluate.colour import yuv420_to_rgb
-from hybridprompt.evaluate.compare import spread
+from hybridprompt.evaluate.compare import psnr_y, spread
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry, load_shipped
@@ -100,8 +100,7 @@ class Meter:
             picture = replace(source, y=y, u=u, v=v)
             # One block that holds the picture: its mean is the distance.
             alex.append(float(self._judge.distance_map(picture, self._references[frame], 1 << 15).mean()))
-            error = np.mean((y.astype(np.float64) - source.y) ** 2)
-            psnr.append(10 * np.log10(255**2 / error))
+            psnr.append(psnr_y(picture, source))
         with torch.inference_mode():
             for frame in self.few:
                 mine, wanted = patch(shown[frame]), patch(self._pictures[frame].planes)

@@ -126,9 +126,8 @@ def test_same_seed_same_strengths() -> None:
     assert not np.array_equal(first, other)
 
 
+@needs_weights
 def test_frames_that_nothing_reaches_leave_the_start() -> None:
-    if not have_metric_weights():
-        pytest.skip("the weights of LPIPS are not installed")
     frames, response = known_case(start=0.25)
     (fitted,) = StrengthFitter(SHORT).fit(frames, [replace(response, changes={}, blocks={})], 10)
     assert (fitted == 0.25).all()

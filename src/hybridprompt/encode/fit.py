@@ -42,10 +42,10 @@ Change = tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]
 class Response:
     """What an anchor does to frames.
 
-    strengths: (rows, columns) float32, at which the frames were decoded.  start: the same, where descent
-    begins.  changes: by frame, how it changes
-    when the anchor's strength rises by 1 everywhere.  blocks: by frame, (H/2, W/2) int32, the index of the
-    anchor's block that each 2x2 samples of luma come from, counted row by row.
+    strengths: (rows, columns) float32, at which the frames were decoded.  start: (rows, columns) float32,
+    where descent begins.  changes: by frame, how it changes when the anchor's strength rises by 1 everywhere.
+    blocks: by frame, (H/2, W/2) int32, the index of the anchor's block that each 2x2 samples of luma come
+    from, counted row by row.
     """
 
     strengths: NDArray[np.float32]
