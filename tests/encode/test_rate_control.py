@@ -14,6 +14,7 @@ from hybridprompt.encode.rate_control import (
     GopAnalysis,
     RateControl,
     quantise_crf,
+    svt_quality,
 )
 
 # Bytes of 64 pictures at 640x360 by SVT-AV1 (PyAV 18.1), presets 12 and 5: a clip of a dog, and
@@ -64,13 +65,16 @@ def run(encoder: Encoder, target: float, *, prompts: int = 120, corrections: int
     control = RateControl(target, encoder.analyses())
     probe_crf = quantise_crf(control.common_crf())
     control.probe(0, probe_crf, encoder.fast(0, probe_crf))
+    last = len(encoder.size) - 1
     for gop in range(len(encoder.size)):
         crf = control.crf_for_gop(gop)
         assert crf == quantise_crf(crf)
         control.record(gop, crf, encoder.real(gop, crf), prompts)
-        # As the pipeline does, the first GOP is coded again where the model was far off.
-        if gop == 0 and abs(better := quantise_crf(control.common_crf()) - crf) > 1:
-            control.record(gop, crf + better, encoder.real(gop, crf + better), prompts)
+        # As the pipeline does, the first GOP is coded again where the model was far off, and the last.
+        for _ in range(2):
+            if (gop == 0 and abs(control.crf_for_gop(0) - crf) > 1) or gop == last:
+                crf = control.crf_for_gop(gop)
+                control.record(gop, crf, encoder.real(gop, crf), prompts)
     for _ in range(corrections):
         change = control.correction(0.03)
         if change is None:
@@ -82,6 +86,56 @@ def run(encoder: Encoder, target: float, *, prompts: int = 120, corrections: int
             control.record(gop, *kept)
             break
     return control
+
+
+@pytest.mark.parametrize("crf", [20.0, 35.0, 50.0, 58.0, 62.0, 65.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_one_gop_needs_few_encodes(seed: int, crf: float) -> None:
+    encoder = Encoder(1, seed)
+    target = encoder.real(0, crf) + 120
+    control = RateControl(target, encoder.analyses(), first_prompt_bytes=120)
+    probe_crf = quantise_crf(control.common_crf())
+    control.probe(0, probe_crf, encoder.fast(0, probe_crf))
+    errors = []
+    for _ in range(4):
+        wanted = control.crf_for_gop(0)
+        control.expect(0, wanted, encoder.real(0, wanted))
+        errors.append(abs(control.error))
+    assert errors[2] < 0.03
+    assert min(errors) < 0.006
+
+
+def test_a_gop_is_placed_between_its_own_encodes() -> None:
+    control = RateControl(10_000, [GopAnalysis(9000, 4000, 1.0)], first_prompt_bytes=0)
+    control.expect(0, 60.0, 12_000)
+    control.expect(0, 62.0, 8_000)
+    assert 60 < control.crf_for_gop(0) < 62
+    # However steep or flat the curve is there.
+    control.expect(0, 61.0, 11_900)
+    assert 61 < control.crf_for_gop(0) < 62
+    control.expect(0, 61.5, 8_100)
+    assert 61 < control.crf_for_gop(0) < 61.5
+
+
+def test_noise_does_not_send_it_astray() -> None:
+    """Coarser, and more bytes: such encodes exist."""
+    control = RateControl(6_000, [GopAnalysis(9000, 4000, 1.0)], first_prompt_bytes=0)
+    control.expect(0, 60.0, 8_000)
+    control.expect(0, 60.5, 8_100)
+    assert 61 < control.crf_for_gop(0) < 66
+
+
+def test_any_crf_is_reached_by_a_quarter_and_multipliers() -> None:
+    for crf in np.arange(CRF_RANGE[0], CRF_RANGE[1] + CRF_STEP, CRF_STEP):
+        quarter, factor = svt_quality(float(crf))
+        assert quarter % 0.25 == 0
+        assert quarter <= 70
+        if crf == quarter:
+            assert factor == 1
+        elif crf < quarter:
+            assert 0.8 < factor < 1
+        else:
+            assert 1 < factor < (1.2 if crf < 70 else 5)
 
 
 @pytest.mark.parametrize("crf", [35.0, 50.0, 58.0, 65.0])
@@ -153,9 +207,9 @@ def test_correction_takes_the_gop_that_fits_the_miss() -> None:
 
 
 def test_crf_grid() -> None:
-    assert CRF_STEP == 0.25
-    assert quantise_crf(50.13) == 50.25
-    assert quantise_crf(50.12) == 50.0
+    assert CRF_STEP == 1 / 32
+    assert quantise_crf(50.02) == 50.03125
+    assert quantise_crf(50.01) == 50.0
     assert quantise_crf(99) == CRF_RANGE[1]
     assert quantise_crf(-3) == CRF_RANGE[0]
 

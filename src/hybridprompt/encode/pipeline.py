@@ -19,7 +19,7 @@ from hybridprompt.encode.gate import AnchorDecision, Gop, GopDecision, GopGate
 from hybridprompt.encode.judge import Judge, make_judge
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
-from hybridprompt.encode.rate_control import ANALYSIS_CRFS, GopAnalysis, RateControl, quantise_crf
+from hybridprompt.encode.rate_control import ANALYSIS_CRFS, GopAnalysis, RateControl, quantise_crf, svt_quality
 from hybridprompt.encode.settings import RATE_TOLERANCE, SVT_TUNES, EncodeSettings, FitSettings
 from hybridprompt.encode.spool import PacketSpool
 from hybridprompt.errors import ConfigError, MediaError
@@ -39,10 +39,15 @@ logger = logging.getLogger(__name__)
 _ANALYSIS_PRESET = 12
 _TEMPORAL_DELIMITER = bytes([ObuType.TEMPORAL_DELIMITER << 3 | 0b010, 0])
 _MIN_HALVED_SIDE = 128
-_FIRST_CORRECTIONS = 2
-
+_FIRST_REPEATS, _LAST_REPEATS = 2, 3
 _FAR_OFF = 1.0
-"""Difference in CRF from which on the first GOP is worth another encode."""
+"""Difference in CRF from which on the first GOP of several is worth another encode."""
+
+_NEAR, _NEAR_OF_MANY = 0.004, 0.015
+"""Relative error of a whole video's rate that its last GOP is not encoded again for; of several quick GOPs."""
+
+_FITTED_PROMPT_BYTES, _SEARCHED_PROMPT_BYTES = 450.0, 150.0
+"""Of a GOP, until some are known."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class _Encoder:
 
     def av1_settings(self, crf: float, *, preset: int, threads: int) -> Av1Settings:
         source = self.source
+        crf, lambda_factor = svt_quality(crf)
         return Av1Settings(
             width=source.width,
             height=source.height,
@@ -132,6 +138,7 @@ class _Encoder:
             crf=crf,
             preset=preset,
             threads=threads,
+            lambda_factor=lambda_factor,
             color=source.color,
             extra=(("tune", str(SVT_TUNES[self.settings.tune])),),
         )
@@ -205,16 +212,21 @@ class _Encoder:
         """Encode every GOP; while one's prompts are decided, the base of the next is encoded beside it."""
         done = 0
         gops = enumerate(self.gops())
+        decided: tuple[int, _GopResult] | None = None
         with ThreadPoolExecutor(1) as pool:
             try:
                 following = pool.submit(self._next_base, gops, control)
                 while (found := following.result()) is not None:
                     index, base = found
+                    # Not before: what a base is encoded to must not depend on which of the two ends first.
+                    self._record(decided, control)
                     following = pool.submit(self._next_base, gops, control)
                     result = self.decide(base)
-                    self._keep(index, result, control, spool)
+                    self._keep(index, result, spool)
+                    decided = index, self.results[index]
                     done += len(base.pictures)
                     self.meter.update("encode", done)
+                self._record(decided, control)
             except BaseException:
                 self.cancelled.set()
                 raise
@@ -235,37 +247,41 @@ class _Encoder:
             control.probe(index, probe_crf, self._size(pictures, probe_crf, threads=2))
         base = self.encode_base(pictures, control.crf_for_gop(index))
         control.expect(index, base.crf, base.size_bytes)
-        if index == 0:
-            base = self._nearer(base, pictures, control)
-        return index, base
+        return index, self._settled(index, base, control)
 
-    def _nearer(self, base: _BaseGop, pictures: list[Picture], control: RateControl) -> _BaseGop:
-        """Encode the first GOP again where the model was off, which only the first can show.
-
-        A fit takes longer than a few encodes, so with one the rate comes first.
+    def _settled(self, index: int, base: _BaseGop, control: RateControl) -> _BaseGop:
+        """Encode a GOP again where that pays: the first if the model was off, which only it can show, and the
+        last until the whole video meets its rate, which only it still can.
         """
-        fits = self.settings.effort.fit is not None
+        last = index == len(control.analyses) - 1
+        quick = self.settings.effort.fit is None
+        near = _NEAR_OF_MANY if quick and index else _NEAR
         tried = {base.crf: base}
-        for _ in range(_FIRST_CORRECTIONS if fits else 1):
-            better = quantise_crf(control.common_crf())
-            if better in tried or abs(better - base.crf) <= (0 if fits else _FAR_OFF):
+        for _ in range(_LAST_REPEATS if last else _FIRST_REPEATS):
+            wanted = control.crf_for_gop(index)
+            settled = abs(control.error) <= near if last else abs(wanted - base.crf) <= _FAR_OFF
+            if wanted in tried or settled or (index and not last):
                 break
-            base = tried[better] = self.encode_base(pictures, better)
-            control.expect(0, base.crf, base.size_bytes)
+            base = tried[wanted] = self.encode_base(base.pictures, wanted)
+            control.expect(index, base.crf, base.size_bytes)
+        if last:
 
-        def error(candidate: _BaseGop) -> float:
-            control.expect(0, candidate.crf, candidate.size_bytes)
-            return abs(control.common_crf() - candidate.crf)
+            def error(candidate: _BaseGop) -> float:
+                control.expect(index, candidate.crf, candidate.size_bytes)
+                return abs(control.error)
 
-        best = min(tried.values(), key=error)
-        control.expect(0, best.crf, best.size_bytes)
-        return best
+            base = min(tried.values(), key=error)
+            control.expect(index, base.crf, base.size_bytes)
+        return base
 
-    def _keep(self, index: int, result: _GopResult, control: RateControl | None, spool: PacketSpool) -> None:
+    def _keep(self, index: int, result: _GopResult, spool: PacketSpool) -> None:
         spool.put(index, result.packets)
         # The packets are on disk now.
         self.results[index] = replace(result, packets=())
-        if control is not None:
+
+    def _record(self, decided: tuple[int, _GopResult] | None, control: RateControl | None) -> None:
+        if decided is not None and control is not None:
+            index, result = decided
             control.record(index, result.crf, result.base_bytes, result.prompt_bytes)
 
     def correct(self, control: RateControl, spool: PacketSpool) -> None:
@@ -288,7 +304,7 @@ class _Encoder:
             result = self.decide(self.encode_base(pictures, crf))
             control.record(gop, result.crf, result.base_bytes, result.prompt_bytes)
             if abs(control.error) < before:
-                self._keep(gop, result, control, spool)
+                self._keep(gop, result, spool)
             else:
                 control.record(gop, *kept)
             done += len(pictures)
@@ -354,7 +370,12 @@ def encode_file(
         if settings.bitrate_kbps is not None:
             analyses = encoder.analyse()
             duration = sum(a.duration_seconds for a in analyses)
-            control = RateControl(settings.bitrate_kbps * 125 * duration, analyses)
+            fits = settings.effort.fit is not None
+            control = RateControl(
+                settings.bitrate_kbps * 125 * duration,
+                analyses,
+                _FITTED_PROMPT_BYTES if fits else _SEARCHED_PROMPT_BYTES,
+            )
         encoder.encode_all(control, spool)
         if control is not None:
             encoder.correct(control, spool)

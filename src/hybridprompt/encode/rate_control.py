@@ -4,7 +4,8 @@ An analysis pass tells how many bytes each GOP takes relative to the others: SVT
 preset, at two CRFs, of pictures of half the width and height.  That costs a tenth of an encode and tells as
 much as full size: bytes at preset 5 over bytes of the analysis differ by some 5 % between the GOPs of a
 video, but by a factor of two between videos.  So a probe of the first GOP at full size fixes the scale, and
-the real encodes calibrate the model further as they come.
+the real encodes calibrate the model further as they come.  Of a GOP that has been encoded more than once, its
+own bytes tell the rest.
 """
 
 from __future__ import annotations
@@ -12,22 +13,45 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-CRF_STEP = 0.25
-CRF_RANGE = (4.0, 70.0)
+CRF_STEP = 1 / 32
+CRF_RANGE = (4.0, 73.0)
 ANALYSIS_CRFS = (38.0, 55.0)
 
-_STEEP = ((58.0, -0.12), (62.0, -0.14), (66.0, -0.175), (CRF_RANGE[1] + 1, -0.19))
-"""Slope of the log of the bytes up to a CRF, from the coarse analysis point on; all clips are alike in it."""
+_SVT_CRF_STEP = 0.25
+_SVT_MAX_CRF = 70.0
 
-_FIRST_LOG_RATIO = math.log(3.4)
+_SHAPE = (
+    (55.0, 0.0),
+    (58.0, -0.22),
+    (60.0, -0.43),
+    (62.0, -0.74),
+    (63.0, -1.005),
+    (64.0, -1.155),
+    (66.0, -1.4),
+    (70.0, -1.87),
+    (CRF_RANGE[1], -2.22),
+)
+"""Log of the bytes at a CRF over those at the coarse analysis point; clips and tunes are alike in it."""
+
+_USUAL_SLOPE = -0.057
+"""Of the analysis's log bytes, per CRF; clips that fall faster there do so beyond, but half as much."""
+
+_FIRST_LOG_RATIO = math.log(3.0)
 """Real bytes over the analysis's, at equal CRF, until something real is known."""
 
-_PROBE_LOG_RATIO = 0.34
-"""Real bytes over a probe's, which is of full size, at equal CRF: two CRF steps' worth."""
+_PROBE_LOG_RATIO = (0.08, 0.01)
+"""Log of real bytes over a probe's, which is of full size: at the coarse analysis point, and more per CRF."""
+
+_LAMBDA_ELASTICITY = 0.24
+"""By how much the log of the bytes falls as that of the Lagrange multipliers rises."""
 
 _MAX_DRIFT = 1.5
 """How far, in CRF, one GOP may be from the video's common quality."""
+
+_TRUSTED_SLOPES = (0.5, 1.6)
+"""Measured log bytes over the model's, from one CRF to another, that are taken to hold beyond both."""
 
 
 @dataclass(frozen=True)
@@ -45,37 +69,56 @@ class GopAnalysis:
         slope = min((coarse - fine) / (high - low), -0.02)
         if crf <= high:
             return coarse + slope * (crf - high)
-        value, start = coarse, high
-        for end, steepness in _STEEP:
-            value += steepness * (min(crf, end) - start)
-            if crf <= end:
-                break
-            start = end
-        return value
+        tilt = min(max(math.sqrt(slope / _USUAL_SLOPE), 0.6), 1.5)
+        return coarse + tilt * _shape(crf)
+
+
+def _shape(crf: float) -> float:
+    if crf <= _SHAPE[0][0]:
+        return _USUAL_SLOPE * (crf - _SHAPE[0][0])
+    for (low, start), (high, end) in pairwise(_SHAPE):
+        if crf <= high:
+            return start + (end - start) * (crf - low) / (high - low)
+    return _SHAPE[-1][1]
 
 
 def quantise_crf(crf: float) -> float:
-    """Nearest CRF that SVT-AV1 takes."""
+    """Nearest CRF that is told apart; see ``svt_quality``."""
     return min(max(round(crf / CRF_STEP) * CRF_STEP, CRF_RANGE[0]), CRF_RANGE[1])
+
+
+def svt_quality(crf: float) -> tuple[float, float]:
+    """CRF that SVT-AV1 takes, and factor of its Lagrange multipliers, that together stand for any CRF.
+
+    SVT-AV1's steps are a quarter, up to 70: up to 7 % of the bytes, too coarse for a short video.
+    """
+    nearest = min(round(crf / _SVT_CRF_STEP) * _SVT_CRF_STEP, _SVT_MAX_CRF)
+    return nearest, math.exp((_shape(nearest) - _shape(crf)) / _LAMBDA_ELASTICITY)
 
 
 @dataclass
 class RateControl:
     """Plans and follows the bytes of a video.
 
-    target_bytes: of the whole video track, prompts included.
+    target_bytes: of the whole video track, prompts included.  first_prompt_bytes: what the prompts of a GOP
+    are expected to take until some are known.
     """
 
     target_bytes: float
     analyses: Sequence[GopAnalysis]
+    first_prompt_bytes: float = 150.0
     spent: dict[int, tuple[float, int, int]] = field(default_factory=dict)
     """GOP -> (CRF, base bytes, prompt bytes)."""
     probed: float | None = None
     """Log of real bytes over model bytes, as the probe lets expect."""
+    _measured: dict[int, dict[float, float]] = field(default_factory=dict)
+    """GOP -> CRF -> log of the base's bytes, of every encode so far."""
 
     def probe(self, gop: int, crf: float, size_bytes: int) -> None:
         """Tell what a GOP took at full size, at the analysis's preset."""
-        self.probed = math.log(max(size_bytes, 1)) + _PROBE_LOG_RATIO - self.analyses[gop].log_bytes(crf)
+        level, slope = _PROBE_LOG_RATIO
+        ratio = max(level + slope * (crf - ANALYSIS_CRFS[1]), 0.0)
+        self.probed = math.log(max(size_bytes, 1)) + ratio - self.analyses[gop].log_bytes(crf)
 
     def _log_ratio(self) -> float:
         """Mean log of real bytes over model bytes so far, weighted by bytes."""
@@ -88,10 +131,29 @@ class RateControl:
         ]
         return sum(w * r for w, r in zip(weights, ratios, strict=True)) / max(sum(weights), 1)
 
+    def _log_bytes(self, gop: int, crf: float, ratio: float) -> float:
+        """Log of a GOP's base bytes at ``crf``: between its own encodes if there are any, else by the model.
+
+        ratio: of other GOPs' real bytes to the model's, as a log.
+        """
+        model = self.analyses[gop].log_bytes
+        known = sorted(self._measured.get(gop, {}).items())
+        if not known:
+            return model(crf) + ratio
+        if len(known) == 1:
+            return known[0][1] + model(crf) - model(known[0][0])
+        after = min(max(sum(at <= crf for at, _ in known), 1), len(known) - 1)
+        (start, first), (end, last) = known[after - 1], known[after]
+        slope = (last - first) / (model(end) - model(start))
+        if not start <= crf <= end:
+            slope = min(max(slope, _TRUSTED_SLOPES[0]), _TRUSTED_SLOPES[1])
+        origin, value = (start, first) if crf <= end else (end, last)
+        return value + slope * (model(crf) - model(origin))
+
     def _prompt_bytes(self, gop: int) -> float:
         """Expected prompt bytes of a GOP that is not coded yet."""
         if not self.spent:
-            return 150.0
+            return self.first_prompt_bytes
         return sum(p for _, _, p in self.spent.values()) / len(self.spent)
 
     def _crf_for(self, gops: Sequence[int], budget_bytes: float) -> float:
@@ -100,7 +162,7 @@ class RateControl:
         low, high = CRF_RANGE
         for _ in range(40):
             middle = (low + high) / 2
-            total = sum(math.exp(self.analyses[i].log_bytes(middle) + ratio) for i in gops)
+            total = sum(math.exp(self._log_bytes(i, middle, ratio)) for i in gops)
             low, high = (middle, high) if total > budget_bytes else (low, middle)
         return (low + high) / 2
 
@@ -111,9 +173,9 @@ class RateControl:
         return self._crf_for(everything, max(self.target_bytes - prompts, 1.0))
 
     def crf_for_gop(self, gop: int) -> float:
-        """CRF for the next GOP: what the remaining budget asks for, near the common quality."""
-        rest = [i for i in range(len(self.analyses)) if i not in self.spent]
-        used = sum(base + prompt for _, base, prompt in self.spent.values())
+        """CRF for a GOP: what the budget asks for that the others leave, near the common quality."""
+        rest = [i for i in range(len(self.analyses)) if i not in self.spent or i == gop]
+        used = sum(base + prompt for i, (_, base, prompt) in self.spent.items() if i != gop)
         budget = self.target_bytes - used - sum(self._prompt_bytes(i) for i in rest)
         wanted = self._crf_for(rest, max(budget, 1.0))
         common = self.common_crf()
@@ -121,6 +183,7 @@ class RateControl:
 
     def record(self, gop: int, crf: float, base_bytes: int, prompt_bytes: int) -> None:
         """Tell what a GOP really took."""
+        self._measured.setdefault(gop, {})[crf] = math.log(max(base_bytes, 1))
         self.spent[gop] = (crf, base_bytes, prompt_bytes)
 
     def expect(self, gop: int, crf: float, base_bytes: int) -> None:
@@ -142,10 +205,9 @@ class RateControl:
         best: tuple[float, int, float] | None = None
         for gop, (crf, base, _) in self.spent.items():
             wanted = base - excess
-            analysis = self.analyses[gop]
-            for step in range(-16, 17):
-                candidate = quantise_crf(crf + step * CRF_STEP)
-                predicted = base * math.exp(analysis.log_bytes(candidate) - analysis.log_bytes(crf))
+            for step in range(-32, 33):
+                candidate = quantise_crf(crf + step / 8)
+                predicted = math.exp(self._log_bytes(gop, candidate, 0.0))
                 if candidate == crf or abs(candidate - common) > 2 * _MAX_DRIFT:
                     continue
                 # Bytes missed, and a price on being unlike the others.
