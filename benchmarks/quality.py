@@ -19,7 +19,8 @@ from rich.table import Table
 
 from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.encode.settings import EncodeSettings
-from hybridprompt.evaluate.compare import METRICS, Comparer, mean_scores, spread
+from hybridprompt.evaluate.compare import METRICS, Comparer, mean_scores
+from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.registry import GeneratorRegistry, load_chosen
 from hybridprompt.video.packet_reader import PacketReader
 from hybridprompt.video.picture import Picture
@@ -74,8 +75,8 @@ def main() -> None:
         )
         count = int(str(summary["frames"]))
         first = count // 2 if arguments.second_half else 0
-        light = [first + f for f in spread(count - first, arguments.light)]
-        heavy = [first + f for f in spread(count - first, arguments.heavy)]
+        light = sample_frames(count, arguments.light, first)
+        heavy = sample_frames(count, arguments.heavy, first)
         comparer = Comparer(light, heavy)
         scores = comparer.compare(
             VideoSource(clip.path).frames(),

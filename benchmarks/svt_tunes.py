@@ -18,7 +18,8 @@ from common import Clip, find_clips, percent
 from rich.console import Console
 from rich.table import Table
 
-from hybridprompt.encode.gate import Gop, GopGate
+from hybridprompt.encode.gate import GopGate
+from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.judge import make_judge
 from hybridprompt.encode.rate_control import quantise_crf
 from hybridprompt.encode.settings import PRESETS

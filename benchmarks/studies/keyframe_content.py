@@ -32,7 +32,7 @@ from torch import nn
 from torch.func import functional_call
 
 from hybridprompt.decode.injection import GopDecoding, decode_gop
-from hybridprompt.encode.gate import Gop, find_candidates
+from hybridprompt.encode.gop import Gop, find_candidates
 from hybridprompt.evaluate.colour import yuv420_to_rgb
 from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
 from hybridprompt.evaluate.perceptual import Dists, Lpips

@@ -31,14 +31,16 @@ from rich.console import Console
 from rich.table import Table
 
 from hybridprompt.decode.injection import GopDecoding, decode_gop
-from hybridprompt.encode.gate import Gop, GopGate, find_candidates
+from hybridprompt.encode.gate import GopGate
+from hybridprompt.encode.gop import Gop, find_candidates
 from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.encode.operator.decoders import Av1AnchorDecoder
 from hybridprompt.encode.pipeline import attach_prompts, make_fitter
 from hybridprompt.encode.settings import PRESETS, FitSettings
 from hybridprompt.evaluate.colour import yuv420_to_rgb
-from hybridprompt.evaluate.compare import psnr_y, spread
+from hybridprompt.evaluate.compare import psnr_y
 from hybridprompt.evaluate.perceptual import Dists, Lpips
+from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry, load_shipped
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
@@ -127,11 +129,11 @@ class Study:
         supervising = {
             f + d
             for preset in ("medium", "slow")
-            for f in spread(len(self.pictures), _fit_of(preset).frames)
+            for f in sample_frames(len(self.pictures), _fit_of(preset).frames)
             for d in range(-_SUPERVISED_TOO_CLOSE, _SUPERVISED_TOO_CLOSE + 1)
         }
         free = [f for f in range(1, len(self.pictures)) if f not in supervising]
-        self.meter = Meter(self.pictures, [free[i] for i in spread(len(free), 6)])
+        self.meter = Meter(self.pictures, [free[i] for i in sample_frames(len(free), 6)])
         self.size = source.width, source.height
 
     def _coded(self) -> tuple[list[CodedPacket], float]:

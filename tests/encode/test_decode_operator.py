@@ -11,7 +11,7 @@ import pytest
 import torch
 from encode_media import TICK, scene
 
-from hybridprompt.encode.gate import Candidate, Gop, find_candidates
+from hybridprompt.encode.gop import Candidate, Gop, find_candidates
 from hybridprompt.encode.operator.decode_operator import DecodeOperator
 from hybridprompt.encode.operator.decoders import Av1AnchorDecoder, Injection
 from hybridprompt.encode.operator.fidelity import agreement, measure_fidelity

@@ -15,6 +15,7 @@ from hybridprompt.encode import pipeline
 from hybridprompt.encode.enhance import enhance_file
 from hybridprompt.encode.pipeline import encode_file
 from hybridprompt.encode.progress import EncodeSummary, Progress
+from hybridprompt.encode.rate_control import RateControl
 from hybridprompt.encode.settings import EncodeSettings
 from hybridprompt.errors import ConfigError, GeneratorError, MediaError
 from hybridprompt.generator.fake import FakeGenerator
@@ -380,7 +381,7 @@ def test_correction_is_given_up_where_a_gop_cannot_be_read_again(
     monkeypatch.setattr(pipeline, "VideoSource", Reread)
     monkeypatch.setattr(Reread, "changes_at", 2)
     monkeypatch.setattr(Reread, "keeps", 5)
-    monkeypatch.setattr(pipeline.RateControl, "correction", lambda self, tolerance: (1, 60.0))
+    monkeypatch.setattr(RateControl, "correction", lambda self, tolerance: (1, 60.0))
     chosen = settings(crf=None, bitrate_kbps=100)
     summary = encode_file(two_scenes, tmp_path / "out.mp4", chosen, generator=FakeGenerator())
     assert summary.frames == 80
@@ -390,9 +391,9 @@ def test_correction_is_given_up_where_a_gop_cannot_be_read_again(
 def test_correction_replaces_a_gop_only_for_the_better(two_scenes: Path, tmp_path: Path, monkeypatch) -> None:
     """First a change that makes it worse, then one that helps; the file holds the packets that were kept."""
     changes = iter([(0, 20.0), (1, 62.0)])
-    monkeypatch.setattr(pipeline.RateControl, "correction", lambda self, tolerance: next(changes, None))
-    monkeypatch.setattr(pipeline.RateControl, "crf_for_gop", lambda self, gop: 45.0)
-    monkeypatch.setattr(pipeline.RateControl, "common_crf", lambda self: 45.0)
+    monkeypatch.setattr(RateControl, "correction", lambda self, tolerance: next(changes, None))
+    monkeypatch.setattr(RateControl, "crf_for_gop", lambda self, gop: 45.0)
+    monkeypatch.setattr(RateControl, "common_crf", lambda self: 45.0)
     chosen = settings(crf=None, bitrate_kbps=20)
     monkeypatch.setattr(pipeline.math, "ceil", lambda value: 2)
     summary = encode_file(two_scenes, tmp_path / "out.mp4", chosen, generator=FakeGenerator())

@@ -9,7 +9,7 @@ from encode_media import TICK, LumaJudge, scene
 
 pytest.importorskip("torch")
 
-from hybridprompt.encode import pipeline
+from hybridprompt.encode import fit, pipeline
 from hybridprompt.encode.fit import (
     Response,
     StrengthFitter,
@@ -18,7 +18,8 @@ from hybridprompt.encode.fit import (
     difference,
     quantise,
 )
-from hybridprompt.encode.gate import Gop, GopDecision, GopGate
+from hybridprompt.encode.gate import GopDecision, GopGate
+from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.settings import PRESETS, FitSettings
 from hybridprompt.evaluate.weights import have_metric_weights
 from hybridprompt.generator.base import Planes, strength_plane
@@ -248,22 +249,17 @@ def test_frames_that_a_fit_wants_are_announced(still, packets) -> None:
     assert set(fitted.wanted_frames()) > set(searched.wanted_frames())
 
 
-def test_a_large_picture_is_fitted_on_fewer_frames(still, packets, monkeypatch) -> None:
-    from hybridprompt.encode import fit
-
-    gate = GopGate(
-        Gop(packets, None, TICK, still.__getitem__), FakeGenerator(8), LumaJudge(), PRESETS["medium"], None
-    )
-    gate._size = (WIDTH, HEIGHT)
+def test_a_large_picture_is_fitted_on_fewer_frames(monkeypatch) -> None:
     frames = list(range(0, 20, 2))
-    assert gate._affordable(frames) == frames
+    size = (WIDTH, HEIGHT)
+    assert fit.affordable_frames(frames, [0], size) == frames
     monkeypatch.setattr(fit, "MAX_FIT_BYTES", 4 * fit.frame_bytes(WIDTH, HEIGHT, 1))
-    fewer = gate._affordable(frames)
+    fewer = fit.affordable_frames(frames, [0], size)
     assert len(fewer) == 4
     assert 0 in fewer
     assert set(fewer) <= set(frames)
     monkeypatch.setattr(fit, "MAX_FIT_BYTES", 1)
-    assert gate._affordable(frames) == [0]
+    assert fit.affordable_frames(frames, [0], size) == [0]
 
 
 def test_no_fitter_without_weights_or_wish(monkeypatch) -> None:

@@ -11,18 +11,15 @@ from encode_media import TICK, LumaJudge, Oracle, scene
 
 from hybridprompt.bitstream.obu import HeaderTracker, ObuType, iterate_obus
 from hybridprompt.decode.injection import GopDecoding, decode_gop
-from hybridprompt.encode.gate import (
-    CachedGenerator,
-    Gop,
-    GopGate,
-    _spread_from,
-    can_carry,
-    find_candidates,
-    sample_frames,
-)
+from hybridprompt.encode.blocks import spread_from
+from hybridprompt.encode.cached_generator import CachedGenerator
+from hybridprompt.encode.gate import GopGate
+from hybridprompt.encode.gop import Gop, can_carry, find_candidates
 from hybridprompt.encode.pipeline import attach_prompts
 from hybridprompt.encode.settings import PRESETS, Preset
+from hybridprompt.encode.trials import Trials
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
+from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.sections import parse_sections
@@ -115,10 +112,10 @@ def test_levels_side_by_side_are_told_apart() -> None:
     known = (rows + columns) % 2 == 0
     rng = np.random.default_rng(1)
     smooth = 5 + 0.1 * rows + 0.2 * columns
-    found = _spread_from(np.where(known, smooth, -100 + rng.random(known.shape)), known)
+    found = spread_from(np.where(known, smooth, -100 + rng.random(known.shape)), known)
     assert np.array_equal(found[known], smooth[known])
     assert np.abs(found - smooth).max() < 0.3
-    assert not _spread_from(smooth, np.zeros_like(known)).any()
+    assert not spread_from(smooth, np.zeros_like(known)).any()
 
 
 def test_strength_between_is_found(still, still_packets) -> None:
@@ -215,21 +212,19 @@ def test_only_announced_source_pictures_are_asked_for(moving, moving_packets) ->
     assert len(wanted) < 40
 
 
-def test_few_prepared_references_are_held(moving, moving_packets) -> None:
-    gate = GopGate(
-        gop_of(moving_packets, moving.__getitem__), Oracle(moving), LumaJudge(), PRESETS["medium"], 32
-    )
+def test_few_prepared_references_are_held(moving, moving_packets, monkeypatch) -> None:
+    gop = gop_of(moving_packets, moving.__getitem__)
     most = 0
-    trial = gate._trial
+    measure = Trials.measure
 
-    def watched(*arguments: object) -> object:
+    def watched(trials: Trials, *arguments: object) -> object:
         nonlocal most
-        out = trial(*arguments)
-        most = max(most, len(gate._references))
+        out = measure(trials, *arguments)
+        most = max(most, len(trials._references))
         return out
 
-    gate._trial = watched
-    gate.decide()
+    monkeypatch.setattr(Trials, "measure", watched)
+    decide(gop, Oracle(moving), PRESETS["medium"], 32)
     assert most == PRESETS["medium"].sample_frames
 
 
@@ -337,7 +332,7 @@ def test_cached_generator_generates_once(still) -> None:
     assert oracle.calls == 5
 
 
-# ------------------------------------------------------------------------- which frames, which samples
+# ---------------------------------------------------------------------------------------- which frames
 
 
 def test_candidates_are_the_base_pictures_of_mini_gops(moving_packets) -> None:
@@ -370,17 +365,3 @@ def test_sequence_header_may_come_from_the_container(moving_packets) -> None:
     packets = [replace(moving_packets[0], data=bare), *moving_packets[1:]]
     expected = find_candidates(gop_of(moving_packets, lambda f: None), 32)
     assert find_candidates(Gop(packets, header, TICK, lambda f: None), 32) == expected
-
-
-@pytest.mark.parametrize("start", [0, 32])
-@pytest.mark.parametrize("frames", [3, 6, 10])
-@pytest.mark.parametrize("count", [33, 34, 40, 120, 600])
-def test_samples_are_spread_evenly(count: int, frames: int, start: int) -> None:
-    found = sample_frames(count, frames, start)
-    assert found == sorted(set(found))
-    assert len(found) == min(frames, count - start)
-    assert start <= found[0]
-    assert found[-1] < count
-    if count - start > 4 * frames:
-        gaps = np.diff([2 * start - 1 - found[0], *found, 2 * count - found[-1] - 1])
-        assert gaps.max() - gaps.min() <= 2

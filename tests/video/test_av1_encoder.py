@@ -12,7 +12,13 @@ from video_media import RATE, TICK, pictures, psnr
 
 from hybridprompt.errors import CodecError, ConfigError
 from hybridprompt.video.av1_decoder import Av1Decoder
-from hybridprompt.video.av1_encoder import Av1Settings, encode_gop, encode_stream, sequence_header
+from hybridprompt.video.av1_encoder import (
+    Av1Settings,
+    PictureLambdas,
+    encode_gop,
+    encode_stream,
+    sequence_header,
+)
 from hybridprompt.video.picture import ColorInfo
 
 SETTINGS = Av1Settings(width=96, height=64, frame_rate=RATE, time_base=TICK, crf=30, preset=10)
@@ -143,3 +149,34 @@ def test_bad_pictures_are_refused() -> None:
     with pytest.raises(CodecError, match="expected one in units"):
         encode_gop(pictures(1, time_base=Fraction(1, 25)), SETTINGS)
     assert encode_gop([], SETTINGS) == []
+
+
+def test_lagrange_multipliers_trade_bytes_at_the_same_quantisers() -> None:
+    clip = pictures(40)
+    coarse = replace(SETTINGS, crf=50)
+
+    def sizes(settings: Av1Settings) -> list[int]:
+        return [len(packet.data) for packet in encode_gop(clip, settings)]
+
+    plain = sizes(coarse)
+    assert sizes(replace(coarse, lambda_factor=1.0)) == plain
+    assert sum(sizes(replace(coarse, lambda_factor=3.0))) < sum(plain)
+    assert sum(sizes(replace(coarse, lambda_factor=0.4))) > sum(plain)
+    rich = sizes(replace(coarse, picture_lambdas=PictureLambdas(key=0.25)))
+    assert rich[0] != plain[0]  # which way, on real texture, tests/encode/test_targets.py tells
+    lean = sizes(replace(coarse, picture_lambdas=PictureLambdas(leaf=4.0)))
+    assert lean[0] == plain[0]
+    assert sum(lean) < sum(plain)
+    parameters = replace(
+        coarse, lambda_factor=2.0, picture_lambdas=PictureLambdas(key=0.5, base=0.75, inner=1.5, leaf=2)
+    ).svt_params(99)
+    assert "lambda-scale-factors=128,512,256,192,256,256,384" in parameters
+    assert "lambda" not in coarse.svt_params(99)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 17.0, float("nan")])
+def test_lagrange_multipliers_are_checked(factor: float) -> None:
+    with pytest.raises(ConfigError):
+        replace(SETTINGS, lambda_factor=factor)
+    with pytest.raises(ConfigError):
+        PictureLambdas(leaf=factor)

@@ -115,6 +115,19 @@ def encode(
         float | None,
         typer.Option(help="Constant quality instead: 1 to 70, lower is finer.", show_default=False),
     ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            metavar="LPIPS",
+            help="Constant distance from the source instead, in LPIPS-Alex, e.g. 0.15; lower is finer.",
+            show_default=False,
+        ),
+    ] = None,
+    max_rate: Annotated[
+        str | None,
+        typer.Option(help="Largest rate, e.g. 400k, for clients on a line of that rate.", show_default=False),
+    ] = None,
+    buffer: Annotated[float, typer.Option(help="Seconds of --max-rate that a client buffers.")] = 4.0,
     gop_seconds: Annotated[float, typer.Option(help="Longest GOP.")] = 4.0,
     preset: Annotated[str, typer.Option(help="fast, medium or slow.")] = "medium",
     anchor_interval: Annotated[
@@ -137,6 +150,9 @@ def encode(
     settings = EncodeSettings(
         bitrate_kbps=None if bitrate is None else parse_rate(bitrate),
         crf=crf,
+        quality=quality,
+        max_kbps=None if max_rate is None else parse_rate(max_rate),
+        buffer_seconds=buffer,
         gop_seconds=gop_seconds,
         preset=preset,  # type: ignore[arg-type]  # checked by EncodeSettings
         anchor_interval=parse_interval(anchor_interval),

@@ -15,7 +15,8 @@ from hybridprompt.encode.pipeline import encode_file
 from hybridprompt.encode.progress import EncodeSummary, Progress
 from hybridprompt.encode.settings import EncodeSettings, PresetName
 from hybridprompt.errors import ConfigError, MediaError
-from hybridprompt.evaluate.compare import FrameScores, mean_scores, spread
+from hybridprompt.evaluate.compare import FrameScores, mean_scores
+from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
 
@@ -67,7 +68,7 @@ def run_demo(clip: Clip, out: Path, settings: DemoSettings, *, tell: Tell = lamb
             Method(BASE, out / "hybridprompt.mp4", base=True),
             Method(OURS, out / "hybridprompt.mp4", generator=settings.generator),
         )
-        frames = spread(frame_count, _MEASURED_FRAMES)
+        frames = sample_frames(frame_count, _MEASURED_FRAMES)
         moments = frames[1::3] or frames
         playbacks = {method.name: _play(method, frames, frame_count, tell) for method in methods}
         tell("measuring")

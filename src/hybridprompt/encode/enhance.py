@@ -11,15 +11,9 @@ from itertools import count
 from pathlib import Path
 
 from hybridprompt.decode.headers import starts_gop
-from hybridprompt.encode.gate import (
-    BLOCK_LOG2,
-    AnchorDecision,
-    Gop,
-    GopDecision,
-    GopGate,
-    can_carry,
-    find_candidates,
-)
+from hybridprompt.encode.blocks import BLOCK_LOG2
+from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
+from hybridprompt.encode.gop import Gop, can_carry, find_candidates
 from hybridprompt.encode.judge import Judge, make_judge
 from hybridprompt.encode.pipeline import load_generator, make_fitter, mean_distances
 from hybridprompt.encode.plan import MAX_GOP_FRAMES

@@ -14,7 +14,7 @@ of them is measured, so the fidelity of the operator's gains and bands does not 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hybridprompt.encode.settings import FitSettings
+from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT, FitSettings
 from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
+from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Planes
 
 MAX_FIT_BYTES: Final = 3 << 29
@@ -67,7 +68,7 @@ class StrengthFitter:
     """Fits strengths.  max_strength: of the gates; the device is the one to compute on."""
 
     settings: FitSettings
-    max_strength: float = 2.0
+    max_strength: float = (GATE_LEVELS - 1) / GATE_UNIT
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def fit(
@@ -178,6 +179,16 @@ def difference(a: Planes, b: Planes) -> Change:
 def frame_bytes(width: int, height: int, anchors: int) -> int:
     """What one frame of a fit takes, when ``anchors`` reach it: itself, its source, changes and blocks."""
     return width * height * (3 + 4 * anchors)
+
+
+def affordable_frames(frames: Sequence[int], own: Collection[int], size: tuple[int, int]) -> list[int]:
+    """Fewer of the frames where a fit of all would take more than MAX_FIT_BYTES.
+
+    own: the frames of the anchors, which stay.  size: width and height of the pictures.
+    """
+    room = MAX_FIT_BYTES // frame_bytes(*size, len(own)) - len(own)
+    others = [frame for frame in frames if frame not in own]
+    return sorted({*own, *(others[i] for i in sample_frames(len(others), max(room, 0)))})
 
 
 def _roughness(strengths: torch.Tensor) -> torch.Tensor:

@@ -11,22 +11,24 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING
 
-from hybridprompt.bitstream.obu import ObuType
-from hybridprompt.encode.gate import AnchorDecision, Gop, GopDecision, GopGate
-from hybridprompt.encode.judge import Judge, make_judge
+from hybridprompt.encode.base import BaseEncoder, BaseGop
+from hybridprompt.encode.buffer import RateBuffer
+from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
+from hybridprompt.encode.gop import Gop
+from hybridprompt.encode.judge import Judge, LpipsJudge, make_judge
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
-from hybridprompt.encode.rate_control import ANALYSIS_CRFS, GopAnalysis, RateControl, quantise_crf, svt_quality
-from hybridprompt.encode.settings import RATE_TOLERANCE, SVT_TUNES, EncodeSettings, FitSettings
+from hybridprompt.encode.rate_control import ANALYSIS_CRFS, CRF_RANGE, GopAnalysis, coarser_crf
+from hybridprompt.encode.settings import EncodeSettings, FitSettings
 from hybridprompt.encode.spool import PacketSpool
+from hybridprompt.encode.targets import CrfTarget, GopResult, QualityTarget, RateTarget, Target
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.generator.base import Generator
 from hybridprompt.generator.registry import load_chosen
 from hybridprompt.prompt.carriage import attach
-from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
+from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
@@ -36,40 +38,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ANALYSIS_PRESET = 12
-_TEMPORAL_DELIMITER = bytes([ObuType.TEMPORAL_DELIMITER << 3 | 0b010, 0])
 _MIN_HALVED_SIDE = 128
-_FIRST_REPEATS, _LAST_REPEATS = 2, 3
-_FAR_OFF = 1.0
-"""Difference in CRF from which on the first GOP of several is worth another encode."""
-
-_NEAR, _NEAR_OF_MANY = 0.004, 0.015
-"""Relative error of a whole video's rate that its last GOP is not encoded again for; of several quick GOPs."""
-
-_FITTED_PROMPT_BYTES, _SEARCHED_PROMPT_BYTES = 450.0, 150.0
-"""Of a GOP, until some are known."""
-
-
-@dataclass(frozen=True)
-class _BaseGop:
-    """A GOP as SVT-AV1 coded it, and its sources."""
-
-    pictures: list[Picture]
-    packets: list[CodedPacket]
-    crf: float
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(len(packet.data) for packet in self.packets)
-
-
-@dataclass(frozen=True)
-class _GopResult:
-    packets: Sequence[CodedPacket]
-    base_bytes: int
-    prompt_bytes: int
-    decision: GopDecision
-    crf: float
+_BUFFER_REPEATS = 3
+_FIRST_PROMPT_BYTES = 250
+_BUFFER_MARGIN = 0.98
+"""Share of the room in the buffer that is aimed at."""
 
 
 def attach_prompts(packets: Sequence[CodedPacket], anchors: Sequence[AnchorDecision]) -> list[CodedPacket]:
@@ -109,15 +82,32 @@ class _Encoder:
     judging: Future[Judge]
     """Getting ready beside the analysis: torch takes its time to load."""
     meter: ProgressMeter
-    results: dict[int, _GopResult] = field(default_factory=dict)
-    cancelled: Event = field(default_factory=Event)
-    """Ends base encodes that go on in another thread."""
+    results: dict[int, GopResult] = field(default_factory=dict)
+    durations: dict[int, float] = field(default_factory=dict)
     starts: list[int] | None = None
     """First pts of every GOP, once a first reading has told them."""
+
+    def __post_init__(self) -> None:
+        self._most_prompt_bytes = _FIRST_PROMPT_BYTES
+        self.base = BaseEncoder(self.source, self.settings, self.judging.result)
+        limit = self.settings.max_kbps
+        self.buffer = None if limit is None else RateBuffer(limit, self.settings.buffer_seconds)
 
     @property
     def judge(self) -> Judge:
         return self.judging.result()
+
+    def target(self) -> Target:
+        """What the settings aim at; a rate takes an analysis of the whole video."""
+        settings = self.settings
+        if settings.bitrate_kbps is not None:
+            return RateTarget(self.base, settings.bitrate_kbps, self.analyse())
+        if settings.quality is not None:
+            if not isinstance(self.judge, LpipsJudge):
+                raise ConfigError("a quality is a distance in LPIPS; its weights are not installed")
+            return QualityTarget(self.base, settings.quality)
+        assert settings.crf is not None
+        return CrfTarget(settings.crf)
 
     def gops(self) -> Iterator[list[Picture]]:
         source = self.source
@@ -126,22 +116,6 @@ class _Encoder:
             return split_at(source.frames(), self.starts)
         limit = max_frames(self.settings.gop_seconds, float(source.average_rate), source.width, source.height)
         return split_gops(source.frames(), gop_frames=limit, gop_seconds=self.settings.gop_seconds)
-
-    def av1_settings(self, crf: float, *, preset: int, threads: int) -> Av1Settings:
-        source = self.source
-        crf, lambda_factor = svt_quality(crf)
-        return Av1Settings(
-            width=source.width,
-            height=source.height,
-            frame_rate=source.average_rate,
-            time_base=source.time_base,
-            crf=crf,
-            preset=preset,
-            threads=threads,
-            lambda_factor=lambda_factor,
-            color=source.color,
-            extra=(("tune", str(SVT_TUNES[self.settings.tune])),),
-        )
 
     def analyse(self) -> list[GopAnalysis]:
         """Learn how bytes spread over the GOPs, with SVT-AV1 at its fastest and at half size."""
@@ -153,7 +127,7 @@ class _Encoder:
                 small = [picture.halved() for picture in pictures] if self._halves else pictures
 
                 def size(crf: float, small: list[Picture] = small) -> int:
-                    return self._size(small, crf, threads=1)
+                    return self.base.analysis_bytes(small, crf, threads=1)
 
                 fine, coarse = pool.map(size, ANALYSIS_CRFS)
                 sizes.append((fine, coarse))
@@ -170,30 +144,11 @@ class _Encoder:
     def _halves(self) -> bool:
         return min(self.source.width, self.source.height) >= _MIN_HALVED_SIDE
 
-    def _size(self, pictures: list[Picture], crf: float, *, threads: int) -> int:
-        """Bytes of a GOP at the analysis's preset."""
-        settings = replace(
-            self.av1_settings(crf, preset=_ANALYSIS_PRESET, threads=threads),
-            width=pictures[0].width,
-            height=pictures[0].height,
-        )
-        return sum(len(packet.data) for packet in encode_gop(pictures, settings))
-
     @property
     def _frame_ticks(self) -> int:
         return max(1, round(1 / (self.source.average_rate * self.source.time_base)))
 
-    def encode_base(self, pictures: list[Picture], crf: float) -> _BaseGop:
-        """Encode one GOP by SVT-AV1."""
-        settings = self.av1_settings(crf, preset=self.settings.effort.svt_preset, threads=2)
-        # MP4 holds no temporal delimiters, and every byte counts.
-        packets = [
-            replace(packet, data=packet.data.removeprefix(_TEMPORAL_DELIMITER))
-            for packet in encode_gop(pictures, settings, cancelled=self.cancelled)
-        ]
-        return _BaseGop(pictures, packets, crf)
-
-    def decide(self, base: _BaseGop) -> _GopResult:
+    def decide(self, base: BaseGop) -> GopResult:
         """Decide a GOP's prompts."""
         gate = GopGate(
             Gop(base.packets, None, self.source.time_base, base.pictures.__getitem__),
@@ -206,107 +161,102 @@ class _Encoder:
         decision = gate.decide()
         prompted = attach_prompts(base.packets, decision.anchors)
         prompt_bytes = sum(len(packet.data) for packet in prompted) - base.size_bytes
-        return _GopResult(prompted, base.size_bytes, prompt_bytes, decision, base.crf)
+        return GopResult(prompted, base.size_bytes, prompt_bytes, decision, base.crf, base.key_lambda_factor)
 
-    def encode_all(self, control: RateControl | None, spool: PacketSpool) -> None:
+    def encode_all(self, target: Target, spool: PacketSpool) -> None:
         """Encode every GOP; while one's prompts are decided, the base of the next is encoded beside it."""
         done = 0
         gops = enumerate(self.gops())
-        decided: tuple[int, _GopResult] | None = None
+        decided: tuple[int, GopResult] | None = None
         with ThreadPoolExecutor(1) as pool:
             try:
-                following = pool.submit(self._next_base, gops, control)
+                following = pool.submit(self._next_base, gops, target)
                 while (found := following.result()) is not None:
                     index, base = found
-                    # Not before: what a base is encoded to must not depend on which of the two ends first.
-                    self._record(decided, control)
-                    following = pool.submit(self._next_base, gops, control)
+                    if decided is not None:
+                        # Not before: a base must not depend on which of the two ends first.
+                        self._record(*decided, target)
+                    following = pool.submit(self._next_base, gops, target)
                     result = self.decide(base)
                     self._keep(index, result, spool)
-                    decided = index, self.results[index]
+                    decided = index, result
                     done += len(base.pictures)
                     self.meter.update("encode", done)
-                self._record(decided, control)
+                if decided is not None:
+                    self._record(*decided, target)
             except BaseException:
-                self.cancelled.set()
+                self.base.cancelled.set()
                 raise
 
     def _next_base(
-        self, gops: Iterator[tuple[int, list[Picture]]], control: RateControl | None
-    ) -> tuple[int, _BaseGop] | None:
+        self, gops: Iterator[tuple[int, list[Picture]]], target: Target
+    ) -> tuple[int, BaseGop] | None:
         index, pictures = next(gops, (0, None))
         if pictures is None:
             return None
         if not pictures:
             raise MediaError(f"{self.source.path}: GOP {index} has no picture when read a second time")
-        if control is None:
-            assert self.settings.crf is not None
-            return index, self.encode_base(pictures, self.settings.crf)
-        if index == 0:
-            probe_crf = quantise_crf(control.common_crf())
-            control.probe(index, probe_crf, self._size(pictures, probe_crf, threads=2))
-        base = self.encode_base(pictures, control.crf_for_gop(index))
-        control.expect(index, base.crf, base.size_bytes)
-        return index, self._settled(index, base, control)
+        ticks = _pts(pictures[-1]) + self._frame_ticks - _pts(pictures[0])
+        self.durations[index] = float(ticks * self.source.time_base)
+        base = target.settled(index, self.base.best(pictures, target.crf_for(index, pictures)))
+        base = self._within_buffer(index, base)
+        target.expect(index, base)
+        return index, base
 
-    def _settled(self, index: int, base: _BaseGop, control: RateControl) -> _BaseGop:
-        """Encode a GOP again where that pays: the first if the model was off, which only it can show, and the
-        last until the whole video meets its rate, which only it still can.
-        """
-        last = index == len(control.analyses) - 1
-        quick = self.settings.effort.fit is None
-        near = _NEAR_OF_MANY if quick and index else _NEAR
-        tried = {base.crf: base}
-        for _ in range(_LAST_REPEATS if last else _FIRST_REPEATS):
-            wanted = control.crf_for_gop(index)
-            settled = abs(control.error) <= near if last else abs(wanted - base.crf) <= _FAR_OFF
-            if wanted in tried or settled or (index and not last):
+    def _within_buffer(self, index: int, base: BaseGop) -> BaseGop:
+        """Encode a GOP again, coarser, until the client's buffer has room for it."""
+        if self.buffer is None:
+            return base
+        seconds = self.durations[index]
+        prompt_bytes = 2 * self._most_prompt_bytes
+        room = max(self.buffer.room(index, seconds) - prompt_bytes, 1.0)
+        for _ in range(_BUFFER_REPEATS):
+            if base.size_bytes <= room or base.crf >= CRF_RANGE[1]:
                 break
-            base = tried[wanted] = self.encode_base(base.pictures, wanted)
-            control.expect(index, base.crf, base.size_bytes)
-        if last:
-
-            def error(candidate: _BaseGop) -> float:
-                control.expect(index, candidate.crf, candidate.size_bytes)
-                return abs(control.error)
-
-            base = min(tried.values(), key=error)
-            control.expect(index, base.crf, base.size_bytes)
+            base = self.base.again(base, coarser_crf(base.crf, _BUFFER_MARGIN * room / base.size_bytes))
+        self.buffer.record(index, base.size_bytes + prompt_bytes, seconds)
         return base
 
-    def _keep(self, index: int, result: _GopResult, spool: PacketSpool) -> None:
+    def _keep(self, index: int, result: GopResult, spool: PacketSpool) -> None:
         spool.put(index, result.packets)
         # The packets are on disk now.
         self.results[index] = replace(result, packets=())
 
-    def _record(self, decided: tuple[int, _GopResult] | None, control: RateControl | None) -> None:
-        if decided is not None and control is not None:
-            index, result = decided
-            control.record(index, result.crf, result.base_bytes, result.prompt_bytes)
+    def _record(self, index: int, result: GopResult, target: Target) -> None:
+        target.record(index, result)
+        self._most_prompt_bytes = max(self._most_prompt_bytes, result.prompt_bytes)
+        if self.buffer is not None:
+            self.buffer.record(index, result.base_bytes + result.prompt_bytes, self.durations[index])
 
-    def correct(self, control: RateControl, spool: PacketSpool) -> None:
-        """Encode single GOPs again until the rate is met or the preset's allowance is spent."""
+    def buffer_note(self) -> str | None:
+        """What a user should know where the buffer has no room."""
+        over = [] if self.buffer is None else self.buffer.overflows()
+        if not over:
+            return None
+        return f"{len(over)} of {len(self.results)} GOPs are more than the maximum rate and the buffer allow"
+
+    def correct(self, target: Target, spool: PacketSpool) -> None:
+        """Encode single GOPs again until the target is met or the preset's allowance is spent."""
         allowance = max(1, math.ceil(len(self.results) * 0.34 * (self.settings.effort.passes - 1)))
         done = 0
         tried: set[tuple[int, float]] = set()
         for _ in range(allowance):
-            change = control.correction(RATE_TOLERANCE)
+            change = target.correction()
             if change is None or change in tried:
                 return
             tried.add(change)
             gop, crf = change
-            before = abs(control.error)
-            kept = control.spent[gop]
+            before, kept = target.error(), self.results[gop]
             pictures = self._pictures_of(gop, spool)
             if pictures is None:
-                logger.warning("%s: reads differently each time, its rate is not corrected", self.source.path)
+                logger.warning("%s: reads differently each time, it is not corrected", self.source.path)
                 return
-            result = self.decide(self.encode_base(pictures, crf))
-            control.record(gop, result.crf, result.base_bytes, result.prompt_bytes)
-            if abs(control.error) < before:
+            result = self.decide(self.base.encode(pictures, crf, kept.key_lambda_factor))
+            self._record(gop, result, target)
+            if target.error() < before and not (self.buffer is not None and self.buffer.overflows()):
                 self._keep(gop, result, spool)
             else:
-                control.record(gop, *kept)
+                self._record(gop, kept, target)
             done += len(pictures)
             self.meter.update("correct", done)
 
@@ -366,28 +316,10 @@ def encode_file(
         total = source.frame_count or round((source.duration_seconds or 0) * float(source.average_rate))
         judging = helper.submit(make_judge, settings.effort.judge_scale)
         encoder = _Encoder(source, settings, chosen, judging, ProgressMeter(progress, total))
-        control = None
-        if settings.bitrate_kbps is not None:
-            analyses = encoder.analyse()
-            duration = sum(a.duration_seconds for a in analyses)
-            fits = settings.effort.fit is not None
-            control = RateControl(
-                settings.bitrate_kbps * 125 * duration,
-                analyses,
-                _FITTED_PROMPT_BYTES if fits else _SEARCHED_PROMPT_BYTES,
-            )
-        encoder.encode_all(control, spool)
-        if control is not None:
-            encoder.correct(control, spool)
-            if abs(control.error) > RATE_TOLERANCE:
-                notes.append(
-                    f"the rate is {100 * control.error:+.1f} % off its target: "
-                    + (
-                        "the video is too short to steer"
-                        if abs(control.error) < 0.2
-                        else "out of AV1's reach here"
-                    )
-                )
+        target = encoder.target()
+        encoder.encode_all(target, spool)
+        encoder.correct(target, spool)
+        notes += [note for note in (target.note(), encoder.buffer_note()) if note is not None]
         frames = sum(spool.length(i) for i in encoder.results)
         encoder.meter.update("write", frames)
         duration_seconds = 0.0

@@ -70,10 +70,11 @@ class GopAnalysis:
         if crf <= high:
             return coarse + slope * (crf - high)
         tilt = min(max(math.sqrt(slope / _USUAL_SLOPE), 0.6), 1.5)
-        return coarse + tilt * _shape(crf)
+        return coarse + tilt * relative_log_bytes(crf)
 
 
-def _shape(crf: float) -> float:
+def relative_log_bytes(crf: float) -> float:
+    """Log of the bytes that a usual clip takes at a CRF over those at the coarse analysis point."""
     if crf <= _SHAPE[0][0]:
         return _USUAL_SLOPE * (crf - _SHAPE[0][0])
     for (low, start), (high, end) in pairwise(_SHAPE):
@@ -87,13 +88,28 @@ def quantise_crf(crf: float) -> float:
     return min(max(round(crf / CRF_STEP) * CRF_STEP, CRF_RANGE[0]), CRF_RANGE[1])
 
 
+def coarser_crf(crf: float, share: float) -> float:
+    """CRF above ``crf`` at which a usual clip takes a share of the bytes, below 1."""
+    level = relative_log_bytes(crf) + math.log(share)
+    return max(crf_at(level), quantise_crf(crf + CRF_STEP))
+
+
+def crf_at(level: float) -> float:
+    """CRF at which a usual clip has those relative log bytes."""
+    low, high = CRF_RANGE
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if relative_log_bytes(middle) > level else (low, middle)
+    return quantise_crf((low + high) / 2)
+
+
 def svt_quality(crf: float) -> tuple[float, float]:
     """CRF that SVT-AV1 takes, and factor of its Lagrange multipliers, that together stand for any CRF.
 
     SVT-AV1's steps are a quarter, up to 70: up to 7 % of the bytes, too coarse for a short video.
     """
     nearest = min(round(crf / _SVT_CRF_STEP) * _SVT_CRF_STEP, _SVT_MAX_CRF)
-    return nearest, math.exp((_shape(nearest) - _shape(crf)) / _LAMBDA_ELASTICITY)
+    return nearest, math.exp((relative_log_bytes(nearest) - relative_log_bytes(crf)) / _LAMBDA_ELASTICITY)
 
 
 @dataclass

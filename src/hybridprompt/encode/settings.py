@@ -52,7 +52,8 @@ class Preset:
     anchors of a GOP at once, in a fixed number of decodes, instead of one by one.  passes: encodes of the
     whole video that rate control may spend (the last one re-encodes only what is needed).  fit: how strengths
     are fitted, where torch and the metric weights are at hand; without them, or where it is None, they are
-    searched for.
+    searched for.  key_lambda_factors: of the keyframe's Lagrange multiplier; of several, each GOP gets what
+    serves it best.
     """
 
     svt_preset: int
@@ -63,6 +64,7 @@ class Preset:
     later_levels: tuple[int, ...]
     joint_anchors: bool
     passes: int
+    key_lambda_factors: tuple[float, ...]
     fit: FitSettings | None = None
 
 
@@ -76,6 +78,7 @@ PRESETS: dict[PresetName, Preset] = {
         later_levels=(2,),
         joint_anchors=True,
         passes=2,
+        key_lambda_factors=(0.5,),
     ),
     "medium": Preset(
         svt_preset=5,
@@ -86,6 +89,7 @@ PRESETS: dict[PresetName, Preset] = {
         later_levels=(1, 2),
         joint_anchors=False,
         passes=2,
+        key_lambda_factors=(0.5, 1.0, 0.25),
         fit=FitSettings(),
     ),
     "slow": Preset(
@@ -97,6 +101,7 @@ PRESETS: dict[PresetName, Preset] = {
         later_levels=(1, 2),
         joint_anchors=False,
         passes=3,
+        key_lambda_factors=(0.5, 1.0, 0.25),
         fit=FitSettings(frames=16, block_log2=5, steps=200, joint_steps=150, smoothness=0.003),
     ),
 }
@@ -107,8 +112,10 @@ MINI_GOP_FRAMES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeSettings:
-    """What to encode to.  Exactly one of ``bitrate_kbps`` (the whole video track) and ``crf`` is given.
+    """What to encode to.  Exactly one of ``bitrate_kbps`` (the whole video track), ``crf`` and ``quality``
+    (mean distance from the source in LPIPS-Alex, prompts applied) is given.
 
+    max_kbps: no run of GOPs may exceed it by more than ``buffer_seconds`` of it; None is no limit.
     anchor_interval: frames between anchors inside a GOP, a multiple of 32 (the mini-GOP of SVT-AV1's random
     access structure, whose base pictures alone can be anchors); None leaves only the keyframe. generator: the
     name of a shipped size, or an ONNX file; None is the default. tune: what SVT-AV1 aims at; "vq", visual
@@ -118,6 +125,9 @@ class EncodeSettings:
 
     bitrate_kbps: float | None = None
     crf: float | None = None
+    quality: float | None = None
+    max_kbps: float | None = None
+    buffer_seconds: float = 4.0
     gop_seconds: float = 4.0
     preset: PresetName = "medium"
     anchor_interval: int | None = 32
@@ -126,12 +136,19 @@ class EncodeSettings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if (self.bitrate_kbps is None) == (self.crf is None):
-            raise ConfigError("give either a bitrate or a CRF, not both and not neither")
+        if sum(target is not None for target in (self.bitrate_kbps, self.crf, self.quality)) != 1:
+            raise ConfigError("give a bitrate, a CRF or a quality, exactly one of them")
         if self.bitrate_kbps is not None and not 5 <= self.bitrate_kbps <= 100_000:
             raise ConfigError(f"bitrate is {self.bitrate_kbps:g} kbit/s, expected 5 to 100000")
         if self.crf is not None and not (1 <= self.crf <= 70 and self.crf % 0.25 == 0):
             raise ConfigError(f"CRF is {self.crf:g}, expected 1 to 70 in steps of 0.25")
+        if self.quality is not None and not 0.01 <= self.quality <= 0.8:
+            raise ConfigError(f"quality is {self.quality:g}, expected an LPIPS distance from 0.01 to 0.8")
+        if self.max_kbps is not None and not (self.bitrate_kbps or 5) <= self.max_kbps <= 1_000_000:
+            low = f"the bitrate, {self.bitrate_kbps:g}," if self.bitrate_kbps else "5"
+            raise ConfigError(f"maximum rate is {self.max_kbps:g} kbit/s, expected {low} to 1000000")
+        if not 0.1 <= self.buffer_seconds <= 600:
+            raise ConfigError(f"buffer is {self.buffer_seconds:g} s, expected 0.1 to 600")
         if not 0.5 <= self.gop_seconds <= 20:
             raise ConfigError(f"GOP length is {self.gop_seconds:g} s, expected 0.5 to 20")
         if self.preset not in PRESETS:

@@ -107,9 +107,3 @@ def mean_scores(scores: Sequence[FrameScores]) -> dict[str, dict[str, float]]:
             if (values := [s.values[metric] for s in mine if metric in s.values])
         }
     return out
-
-
-def spread(count: int, parts: int) -> list[int]:
-    """``parts`` frame indices at the middles of equal parts of ``count`` frames; all where they are fewer."""
-    parts = min(parts, count)
-    return [int((i + 0.5) * count / parts) for i in range(parts)]

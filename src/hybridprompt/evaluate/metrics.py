@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from hybridprompt.errors import CodecError, ConfigError, MediaError
-from hybridprompt.evaluate.compare import picture_to_rgb, psnr_y, spread
+from hybridprompt.evaluate.compare import picture_to_rgb, psnr_y
 from hybridprompt.evaluate.perceptual import Dists, Lpips
+from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.evaluate.settings import METRIC_NAMES, Precision
 from hybridprompt.evaluate.vmaf import MODELS, VmafRun, find_vmaf
 from hybridprompt.video.picture import Picture
@@ -50,7 +51,7 @@ def sample_plan(count: int, light: int, heavy: int, *, vmaf_step: int = 1, seed:
 
 def _samples(count: int, parts: int, seed: int) -> tuple[int, ...]:
     if seed == 0 or parts >= count:
-        return tuple(spread(count, parts))
+        return tuple(sample_frames(count, parts))
     draws = np.random.default_rng([seed, count, parts]).random(parts)
     return tuple(sorted({min(int((i + draw) * count / parts), count - 1) for i, draw in enumerate(draws)}))
 

@@ -32,6 +32,11 @@ class ResultStore:
         self._current = _read(self.path)
         self._known = {r["key"]: r for r in (*_read(self.archive), *self._current)}
 
+    @property
+    def current(self) -> list[Record]:
+        """The results of the last run."""
+        return list(self._current)
+
     def find(self, key: str) -> Record | None:
         """The result under a key, unless it is an error: those are tried again."""
         record = self._known.get(key)

@@ -31,7 +31,6 @@ _MIN_PARALLEL_SIDE: Final = 64
 _RATE_RANGE: Final = (Fraction(1), Fraction(240))
 _LAMBDA_RANGE: Final = (1 / 8, 16.0)
 _LAMBDA_UNIT: Final = 128
-_PICTURE_KINDS: Final = 7
 _OBU_SEQUENCE_HEADER: Final = 1
 
 
@@ -51,6 +50,24 @@ class CodedPacket:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PictureLambdas:
+    """Factors of Lagrange multipliers by kind of picture: below 1 for more detail at the same quantiser.
+
+    key: keyframes.  base: base pictures of mini-GOPs.  inner: pictures between them that others refer to.
+    leaf: those that none refers to.  Raises ConfigError.
+    """
+
+    key: float = 1.0
+    base: float = 1.0
+    inner: float = 1.0
+    leaf: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, factor in vars(self).items():
+            _check_range(f"Lagrange multiplier's factor ({name})", factor, _LAMBDA_RANGE)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Av1Settings:
     """Settings of an SVT-AV1 encode; exactly one of crf and bitrate_kbps is given.
 
@@ -58,7 +75,8 @@ class Av1Settings:
     by rate control only. time_base: of the pictures' pts. crf: 1 to 70 in steps of 0.25, lower is finer.
     preset: -1 (slow) to 13 (fast). threads: SVT-AV1's level of parallelism `lp`, 1 to 6; the bytes
     do not depend on it in CRF mode. lambda_factor: of all Lagrange multipliers, above 1 for fewer bytes at
-    the same quantisers; taken in steps of 1/128. extra: further `svtav1-params`, applied last.
+    the same quantisers; picture_lambdas: on top of it; both taken in steps of 1/128. extra: further
+    `svtav1-params`, applied last.
 
     Raises ConfigError for values out of range.
     """
@@ -72,6 +90,7 @@ class Av1Settings:
     preset: int = 6
     threads: int = 1
     lambda_factor: float = 1.0
+    picture_lambdas: PictureLambdas = field(default_factory=PictureLambdas)
     color: ColorInfo = field(default_factory=ColorInfo)
     extra: tuple[tuple[str, str], ...] = ()
 
@@ -112,9 +131,12 @@ class Av1Settings:
             params["crf"] = f"{self.crf:g}"
         else:
             params["rc"] = "1"
-        if (scale := round(self.lambda_factor * _LAMBDA_UNIT)) != _LAMBDA_UNIT:
-            # One for each kind of picture that SVT-AV1 tells apart.
-            params["lambda-scale-factors"] = ",".join([str(scale)] * _PICTURE_KINDS)
+        kinds = self.picture_lambdas
+        # As SVT-AV1 tells pictures apart; golden frames and overlays do not come in these structures.
+        factors = (kinds.key, kinds.leaf, 1.0, kinds.base, 1.0, 1.0, kinds.inner)
+        scales = [max(round(self.lambda_factor * factor * _LAMBDA_UNIT), 1) for factor in factors]
+        if any(scale != _LAMBDA_UNIT for scale in scales):
+            params["lambda-scale-factors"] = ",".join(map(str, scales))
         params.update(self.extra)
         return ":".join(f"{key}={value}" for key, value in params.items())
 

@@ -1,0 +1,237 @@
+"""What an encode aims at: a quantiser, a rate, or a distance from the source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Protocol
+
+from hybridprompt.encode.base import WORTH_OF_BYTES, BaseEncoder, BaseGop
+from hybridprompt.encode.gate import GopDecision
+from hybridprompt.encode.rate_control import (
+    GopAnalysis,
+    RateControl,
+    crf_at,
+    quantise_crf,
+    relative_log_bytes,
+)
+from hybridprompt.encode.settings import RATE_TOLERANCE
+from hybridprompt.video.av1_encoder import CodedPacket
+from hybridprompt.video.picture import Picture
+
+_FIRST_REPEATS, _LAST_REPEATS = 2, 3
+_FAR_OFF = 1.0
+"""Difference in CRF from which on the first GOP of several is worth another encode."""
+
+_NEAR, _NEAR_OF_MANY = 0.004, 0.015
+"""Relative error of a video's rate that its last GOP is left with; the same where quick ones precede it."""
+
+_FITTED_PROMPT_BYTES, _SEARCHED_PROMPT_BYTES = 450.0, 150.0
+"""Of a GOP, until some are known."""
+
+_FIRST_QUALITY_CRF = 60.0
+_QUALITY_REPEATS = 3
+_QUALITY_NEAR, _QUALITY_TOLERANCE = 0.02, 0.05
+_FIRST_GAIN = -0.08
+"""Change of the log of the distance by prompts, until some are known."""
+
+
+@dataclass(frozen=True)
+class GopResult:
+    """A finished GOP; without its packets once they are on disk."""
+
+    packets: Sequence[CodedPacket]
+    base_bytes: int
+    prompt_bytes: int
+    decision: GopDecision
+    crf: float
+    key_lambda_factor: float
+
+
+class Target(Protocol):
+    """Steers the CRF of every GOP.  Calls for one GOP come in this order, never from two threads at once."""
+
+    def crf_for(self, gop: int, pictures: list[Picture]) -> float:
+        """Where to begin."""
+
+    def settled(self, gop: int, base: BaseGop) -> BaseGop:
+        """The base to keep: this one, or a further encode that is nearer to the target."""
+
+    def expect(self, gop: int, base: BaseGop) -> None:
+        """Take note of the base that is kept, its prompts still to be decided."""
+
+    def record(self, gop: int, result: GopResult) -> None:
+        """Take note of a finished GOP."""
+
+    def error(self) -> float:
+        """How far the video is from its target, as it is recorded; 0 is on it."""
+
+    def correction(self) -> tuple[int, float] | None:
+        """A finished GOP that should be encoded again, and its new CRF."""
+
+    def note(self) -> str | None:
+        """What a user should know about a target that was missed."""
+
+
+class CrfTarget:
+    """The same CRF for all."""
+
+    def __init__(self, crf: float) -> None:
+        self._crf = crf
+
+    def crf_for(self, gop: int, pictures: list[Picture]) -> float:
+        return self._crf
+
+    def settled(self, gop: int, base: BaseGop) -> BaseGop:
+        return base
+
+    def expect(self, gop: int, base: BaseGop) -> None:
+        pass
+
+    def record(self, gop: int, result: GopResult) -> None:
+        pass
+
+    def error(self) -> float:
+        return 0.0
+
+    def correction(self) -> tuple[int, float] | None:
+        return None
+
+    def note(self) -> str | None:
+        return None
+
+
+class RateTarget:
+    """The rate of the whole video track, by RateControl."""
+
+    def __init__(self, encoder: BaseEncoder, kbps: float, analyses: Sequence[GopAnalysis]) -> None:
+        seconds = sum(analysis.duration_seconds for analysis in analyses)
+        self._encoder = encoder
+        self._quick = encoder.settings.effort.fit is None
+        first_prompt_bytes = _SEARCHED_PROMPT_BYTES if self._quick else _FITTED_PROMPT_BYTES
+        self.control = RateControl(kbps * 125 * seconds, analyses, first_prompt_bytes)
+
+    def crf_for(self, gop: int, pictures: list[Picture]) -> float:
+        if gop == 0:
+            probe_crf = quantise_crf(self.control.common_crf())
+            size_bytes = self._encoder.analysis_bytes(pictures, probe_crf, threads=2)
+            self.control.probe(gop, probe_crf, size_bytes)
+        return self.control.crf_for_gop(gop)
+
+    def settled(self, gop: int, base: BaseGop) -> BaseGop:
+        """Encode a GOP again where that pays: the first if the model was off, which only it can show, and the
+        last until the whole video meets its rate, which only it still can.
+        """
+        self.expect(gop, base)
+        last = gop == len(self.control.analyses) - 1
+        near = _NEAR_OF_MANY if self._quick and gop else _NEAR
+        tried = {base.crf: base}
+        for _ in range(_LAST_REPEATS if last else _FIRST_REPEATS):
+            wanted = self.control.crf_for_gop(gop)
+            done = abs(self.control.error) <= near if last else gop or abs(wanted - base.crf) <= _FAR_OFF
+            if done or wanted in tried:
+                break
+            base = tried[wanted] = self._encoder.again(base, wanted)
+            self.expect(gop, base)
+        return min(tried.values(), key=lambda tried: self._error_with(gop, tried)) if last else base
+
+    def _error_with(self, gop: int, base: BaseGop) -> float:
+        self.expect(gop, base)
+        return abs(self.control.error)
+
+    def expect(self, gop: int, base: BaseGop) -> None:
+        self.control.expect(gop, base.crf, base.size_bytes)
+
+    def record(self, gop: int, result: GopResult) -> None:
+        self.control.record(gop, result.crf, result.base_bytes, result.prompt_bytes)
+
+    def error(self) -> float:
+        return abs(self.control.error)
+
+    def correction(self) -> tuple[int, float] | None:
+        return self.control.correction(RATE_TOLERANCE)
+
+    def note(self) -> str | None:
+        error = self.control.error
+        if abs(error) <= RATE_TOLERANCE:
+            return None
+        why = "the video is too short to steer" if abs(error) < 0.2 else "out of AV1's reach here"
+        return f"the rate is {100 * error:+.1f} % off its target: {why}"
+
+
+@dataclass
+class QualityTarget:
+    """The same distance from the source in every GOP, as the judge sees it, with prompts."""
+
+    encoder: BaseEncoder
+    distance: float
+    _known: dict[int, dict[float, float]] = field(default_factory=dict)
+    """GOP -> CRF -> log of the base's distance."""
+    _gains: dict[int, float] = field(default_factory=dict)
+    """GOP -> change of the log of its distance by its prompts."""
+    _results: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """GOP -> CRF, and log of the distance over the target."""
+    _crf: float = _FIRST_QUALITY_CRF
+
+    def crf_for(self, gop: int, pictures: list[Picture]) -> float:
+        return self._crf
+
+    def settled(self, gop: int, base: BaseGop) -> BaseGop:
+        tried = {base.crf: base}
+        for repeat in range(_QUALITY_REPEATS + 1):
+            measured = math.log(max(self.encoder.distance(base), 1e-9))
+            self._known.setdefault(gop, {})[base.crf] = measured
+            wanted = self._crf_wanted(gop)
+            near = abs(measured - self._base_aim(gop)) <= _QUALITY_NEAR
+            if near or wanted in tried or repeat == _QUALITY_REPEATS:
+                break
+            base = tried[wanted] = self.encoder.again(base, wanted)
+        known, aim = self._known[gop], self._base_aim(gop)
+        return tried[min(tried, key=lambda crf: abs(known[crf] - aim))]
+
+    def _base_aim(self, gop: int) -> float:
+        """Log of the distance that the base of a GOP may have."""
+        usual = fmean(self._gains.values()) if self._gains else _FIRST_GAIN
+        return math.log(self.distance) - self._gains.get(gop, usual)
+
+    def _crf_wanted(self, gop: int) -> float:
+        """CRF at which the base of a GOP is expected to have the distance it may have."""
+        known, aim = sorted(self._known[gop].items()), self._base_aim(gop)
+        finer = [pair for pair in known if pair[1] <= aim]
+        coarser = [pair for pair in known if pair[1] > aim]
+        if finer and coarser and finer[-1][0] < coarser[0][0]:
+            (low, start), (high, end) = finer[-1], coarser[0]
+            return quantise_crf(low + (high - low) * (aim - start) / (end - start))
+        nearest, at = min(known, key=lambda pair: abs(pair[1] - aim))
+        level = relative_log_bytes(nearest) - (aim - at) / WORTH_OF_BYTES
+        return crf_at(level)
+
+    def expect(self, gop: int, base: BaseGop) -> None:
+        self._crf = base.crf
+
+    def record(self, gop: int, result: GopResult) -> None:
+        decision = result.decision
+        measured, before = max(decision.distance, 1e-9), max(decision.base_distance, 1e-9)
+        self._known.setdefault(gop, {})[result.crf] = math.log(before)
+        self._gains[gop] = math.log(measured / before)
+        self._results[gop] = result.crf, math.log(measured / self.distance)
+
+    def error(self) -> float:
+        return fmean(abs(error) for _, error in self._results.values()) if self._results else 0.0
+
+    def correction(self) -> tuple[int, float] | None:
+        for gop, (crf, error) in sorted(self._results.items(), key=lambda pair: -abs(pair[1][1])):
+            wanted = self._crf_wanted(gop)
+            if abs(error) > _QUALITY_TOLERANCE and wanted != crf:
+                return gop, wanted
+        return None
+
+    def note(self) -> str | None:
+        missed = sum(abs(error) > _QUALITY_TOLERANCE for _, error in self._results.values())
+        if not missed:
+            return None
+        return (
+            f"{missed} of {len(self._results)} GOPs miss the distance by more than {_QUALITY_TOLERANCE:.0%}"
+        )

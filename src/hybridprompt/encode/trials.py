@@ -1,0 +1,135 @@
+"""Trials of a GOP: decoded with chosen prompts by the decoder's own code, and judged against the source."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hybridprompt.decode.injection import GopDecoding, GopPicture, decode_gop
+from hybridprompt.decode.warnings import DecodeWarning, WarningKind
+from hybridprompt.encode.blocks import BLOCK_LOG2, area_shares
+from hybridprompt.encode.cached_generator import CachedGenerator
+from hybridprompt.encode.gop import Gop
+from hybridprompt.encode.judge import Judge, MapArray
+from hybridprompt.errors import CodecError, GeneratorError
+from hybridprompt.generator.base import Generator, Planes
+from hybridprompt.generator.registry import GeneratorRegistry
+from hybridprompt.prompt.sections import GateMap, build_prompt
+from hybridprompt.prompt.syntax import Prompt
+from hybridprompt.video.picture import Picture
+
+logger = logging.getLogger(__name__)
+
+Maps = dict[int, MapArray]
+"""Distance per block of BLOCK_LOG2, by frame."""
+
+_MARGIN = 0.003
+"""An anchor must lower the distance of the frames it serves by this share to be worth its bytes and time."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an anchor's prompt says."""
+
+    quantiser: int
+    gate: GateMap
+
+
+class Trials:
+    """Decodes one GOP again and again, each time with other prompts, and measures frames of it.
+
+    Choices are given by the packets that code the anchors.  size: (width, height) of the pictures.
+    """
+
+    def __init__(self, gop: Gop, generator: Generator, judge: Judge) -> None:
+        first = gop.source(0)
+        self.gop = gop
+        self.size = (first.width, first.height)
+        self._identity = generator.identity
+        self._judge = judge
+        self._shares = area_shares(*self.size)
+        self._decoding = GopDecoding(
+            gop.time_base,
+            gop.extradata,
+            GeneratorRegistry([CachedGenerator(generator)], shipped=False),
+            threads=2,
+            on_warning=_raise_if_generation_failed,
+        )
+        self._references: dict[int, object] = {}
+
+    def measure(self, choices: Mapping[int, Choice], frames: Collection[int]) -> Maps:
+        """Decode with the chosen prompts and judge the frames, in display order.
+
+        Raises CodecError and BitstreamError when the packets cannot be decoded or show none of those frames,
+        GeneratorError when the generator fails.
+        """
+        maps: Maps = {
+            shown.index: self._map(shown.index, shown.picture) for shown in self._shown(choices, frames)
+        }
+        # A prepared reference may be many times as large as its picture, so only the present ones are kept.
+        self._references = {frame: kept for frame, kept in self._references.items() if frame in maps}
+        return maps
+
+    def planes(self, choices: Mapping[int, Choice], frames: Collection[int]) -> dict[int, Planes]:
+        """Decode with the chosen prompts; return copies of the frames.  Raises as `measure` does."""
+        return {shown.index: shown.picture.copied().planes for shown in self._shown(choices, frames)}
+
+    def mean(self, maps: Maps) -> float:
+        """Mean distance of all measured frames."""
+        return float(np.mean([(blocks * self._shares).sum() for blocks in maps.values()]))
+
+    def coverage(self, gate: GateMap) -> float:
+        """Mean strength of a gate, weighted by area."""
+        return float((gate.strengths() * area_shares(*self.size, gate.block_log2)).sum())
+
+    def prompt(self, choice: Choice) -> Prompt:
+        """The prompt that says this.  Raises BitstreamError for a size that prompts cannot name."""
+        return build_prompt(self._identity, *self.size, choice.quantiser, choice.gate)
+
+    def _shown(self, choices: Mapping[int, Choice], frames: Collection[int]) -> Iterator[GopPicture]:
+        # None takes away what a packet may carry already.
+        prompts: dict[int, Prompt | None] = dict.fromkeys(range(len(self.gop.packets)))
+        prompts |= {packet: self.prompt(choice) for packet, choice in choices.items()}
+        missing = set(frames)
+        for shown in decode_gop(self.gop.packets[: max(frames) + 1], self._decoding, prompts=prompts):
+            if shown.index in frames:
+                missing.discard(shown.index)
+                yield shown
+        if missing:
+            raise CodecError(f"packets {sorted(missing)} of a GOP show no picture")
+
+    def _map(self, frame: int, picture: Picture) -> MapArray:
+        if frame not in self._references:
+            self._references[frame] = self._judge.prepare(self.gop.source(frame))
+        return self._judge.distance_map(picture, self._references[frame], 1 << BLOCK_LOG2)
+
+
+def pays_off(distance: float, before: float) -> bool:
+    """Whether prompts that bring the distance down from ``before`` are worth their bytes and time."""
+    return distance < before * (1 - _MARGIN)
+
+
+def base_distance(gop: Gop, judge: Judge, frames: Collection[int]) -> float:
+    """The judge's mean distance of frames of a GOP, decoded without prompts, from the source.
+
+    Raises CodecError when the packets cannot be decoded.
+    """
+    decoding = GopDecoding(gop.time_base, gop.extradata, threads=2)
+    distances = []
+    for shown in decode_gop(gop.packets[: max(frames) + 1], decoding):
+        if shown.index in frames:
+            source = gop.source(shown.index)
+            blocks = judge.distance_map(shown.picture, judge.prepare(source), 1 << BLOCK_LOG2)
+            distances.append(float((blocks * area_shares(source.width, source.height)).sum()))
+    if len(distances) < len(frames):
+        raise CodecError(f"a GOP shows only {len(distances)} of {len(frames)} pictures asked for")
+    return float(np.mean(distances))
+
+
+def _raise_if_generation_failed(warning: DecodeWarning) -> None:
+    if warning.kind is WarningKind.GENERATION_FAILED:
+        raise GeneratorError(warning.message)
+    logger.debug("%s", warning)
