@@ -4,7 +4,8 @@
 
 Takes the results of an evaluation that has run (configs/evaluate_results.toml unless another is named),
 decodes HybridPrompt's encodes again as an ordinary player shows them and as ours does, and compares both with
-the source on the frames of the evaluation.  The peer is the SVT-AV1 variant and scale that is best in LPIPS-Alex.
+the source on the frames of the evaluation.  The peer is the SVT-AV1 variant and scale that is best in
+LPIPS-Alex.
 """
 
 from __future__ import annotations

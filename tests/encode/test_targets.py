@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -162,7 +163,7 @@ def test_no_gop_exceeds_the_buffer(luma_judge: LumaJudge, two_scenes: Path, tmp_
     packets = packets_of(tmp_path / "out.mp4")
     starts = [i for i, packet in enumerate(packets) if packet.is_keyframe] + [len(packets)]
     buffer = RateBuffer(limit, 0.5)
-    for gop, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for gop, (start, end) in enumerate(pairwise(starts)):
         buffer.record(gop, sum(len(p.data) for p in packets[start:end]), (end - start) / 30)
     assert len(starts) == 3
     assert buffer.overflows() == []

@@ -22,8 +22,8 @@ WORTH_OF_BYTES = 0.95
 """By how much the log of the distance falls as that of the bytes rises, at the rates this is made for."""
 
 LAMBDAS = PictureLambdas(base=0.78, inner=1.25, leaf=1.4)
-"""Bytes are better spent on pictures that others are predicted from: at equal bytes LPIPS-Alex falls by another
-2 %.  Half as much again would gain one more, but things that move get blocky."""
+"""Bytes are better spent on pictures that others are predicted from: LPIPS-Alex falls by another 2 % at equal
+bytes.  Half as much again would gain one more, but things that move get blocky."""
 
 _ANALYSIS_PRESET = 12
 _TEMPORAL_DELIMITER = bytes([ObuType.TEMPORAL_DELIMITER << 3 | 0b010, 0])
