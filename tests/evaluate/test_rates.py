@@ -106,3 +106,14 @@ def test_the_number_of_encodes_is_bounded() -> None:
     match = match_from_below(encoder, 834_567, CRFS, {}, first=0, tolerance=1e-9, max_encodes=5)
     assert len(encoder.asked) <= 5
     assert 0 < match.size_bytes <= 834_567
+
+
+def test_what_is_asked_for_another_rate_does_not_lead_astray() -> None:
+    """Two encodes a step apart whose bytes differ by noise alone: a slope that means nothing."""
+    grid = bitrate_grid()
+    encoder = FakeEncoder(lambda index: 500 * grid.value(index))
+    at = grid.index(119.0)
+    known = {at: 60_400, at + 1: 58_600, at + 3: 58_400}
+    match = match_from_below(encoder, 40_000, grid, known, first=grid.index(79.2), max_encodes=3)
+    assert match.matched
+    assert encoder.asked == [grid.index(79.2)]

@@ -93,7 +93,10 @@ def match_from_below(
     """
     encodes = 0
     while encodes < max_encodes and _best(known, target_bytes, tolerance) is None:
-        following = min(max(first, grid.low), grid.high) if not known else _next(known, target_bytes, grid)
+        start = min(max(first, grid.low), grid.high)
+        # One that is asked for a rate mostly meets it; what it made of other rates tells less.
+        asks = not known or (grid.kind == "bitrate_kbps" and encodes == 0 and start not in known)
+        following = start if asks else _next(known, target_bytes, grid)
         if following is None:
             break
         if (
