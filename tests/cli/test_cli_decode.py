@@ -169,7 +169,13 @@ def test_unexpected_errors_are_told_too(
 def test_interrupted_work_leaves_nothing(base_file: Path, tmp_path: Path, number: int, status: int) -> None:
     """A pipe that nobody empties holds the program in the middle of its work."""
     command = [*PROGRAM, "decode", str(base_file), "-", "--frames", str(tmp_path / "png")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # A shell's background job ignores SIGINT, and hands that down.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    with started as process:
         until = time.monotonic() + 20
         while not list((tmp_path / "png").glob("frame_*.png")) and time.monotonic() < until:
             time.sleep(0.02)
