@@ -2,7 +2,7 @@
 
     python benchmarks/studies/prompt_ablation.py [CLIP ...] [--share 0.5] [--seconds 4] [--kbps 200 120]
 
-Codes one GOP of each clip as the encoder does, just below the first rate (clips of more than 900 lines) or
+Codes one GOP of each clip as the encoder does, at or below the first rate (clips of more than 900 lines) or
 the second, and shows it
   base          without prompts
   blind         the keyframe generated everywhere at strength 1
@@ -12,7 +12,8 @@ the second, and shows it
   end to end    the same with later anchors: preset medium
   free pixels   the keyframe's picture itself, fitted end to end through the decode operator, from the source
   original      the source as the keyframe's picture
-The last two are bounds of all that a keyframe can do.
+The last is the bound; free pixels, only where asked for, stay below it so far: what the operator does not
+explain leads them away from the source.
 Frames that are measured are not among those that supervise.  LPIPS-VGG and DISTS are of the central 640
 pixels of two of them.  Bytes are the prompts'.
 """
@@ -57,7 +58,9 @@ from hybridprompt.video.source import VideoSource
 
 _SUPERVISED_TOO_CLOSE = 1
 _RATE_ENCODES = 6
-_FREE_STEPS, _FREE_RATE = 150, 1.5 / 255
+_FREE_STEPS, _FREE_RATE, _FREE_EPSILON = 80, 0.2 / 255, 1e-5
+"""A large epsilon: most samples are in no crop of a step, and Adam would walk them about at random."""
+
 _PATCH = 640
 _COLUMNS = (
     "clip", "kbps", "prompt", "anchors", "bytes", "lpips_alex", "lpips_vgg", "dists", "psnr_y",
@@ -178,13 +181,18 @@ class Study:
         factor = PRESETS["medium"].key_lambda_factors[0]
         seconds = len(self.pictures) / float(self.source.average_rate)
         crf = 64.0
+        found: tuple[list[CodedPacket], float] | None = None
         for _ in range(_RATE_ENCODES):
             base = encoder.encode(self.pictures, crf, factor)
             kbps = base.size_bytes * 8 / 1000 / seconds
+            if kbps <= self.target and (found is None or kbps > found[1]):
+                found = base.packets, kbps
             if 0.985 * self.target <= kbps <= self.target:
-                return base.packets, kbps
+                break
             crf = crf_at(relative_log_bytes(crf) + math.log(0.993 * self.target / kbps))
-        raise SystemExit(f"{self.name}: {self.target:g} kbit/s are not met in {_RATE_ENCODES} encodes")
+        if found is None:
+            raise SystemExit(f"{self.name}: {self.target:g} kbit/s are not met in {_RATE_ENCODES} encodes")
+        return found
 
     def injected(self, name: str, picture: Planes | None) -> Shown:
         """The stream with another keyframe picture, None for its own."""
@@ -232,7 +240,7 @@ class Study:
         rng = torch.Generator().manual_seed(fit.seed)
         weights = LossWeights(vgg_every=2, vgg_crops=2, vgg_size=128)
         loss = GeneratorLoss(weights, torch.device("cpu"), torch.Generator().manual_seed(fit.seed))
-        optimizer = torch.optim.Adam(free, _FREE_RATE)
+        optimizer = torch.optim.Adam(free, _FREE_RATE, eps=_FREE_EPSILON)
         for step in range(_FREE_STEPS):
             frame = frames[step % len(frames)]
             shown = tuple(free)
@@ -288,7 +296,7 @@ def percent(value: float, base: float) -> str:
     return f"{100 * (value / base - 1):+.1f}"
 
 
-NAMES = ["blind", "fast", "own", "keyframe", "end-to-end", "free", "original"]
+NAMES = ["blind", "fast", "own", "keyframe", "end-to-end", "original"]
 
 
 def main() -> None:
@@ -298,7 +306,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--kbps", type=float, nargs=2, default=[200, 120])
     parser.add_argument(
-        "--prompts", nargs="+", default=NAMES, help="what to compare with the base; also slow"
+        "--prompts", nargs="+", default=NAMES, help="what to compare with the base; also slow and free"
     )
     arguments = parser.parse_args()
     generator = load_shipped(threads=2)
