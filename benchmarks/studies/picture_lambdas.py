@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from common import find_clips
 from figures import FIGURES, save_csv
 from rich.console import Console
 from rich.table import Table
@@ -82,14 +84,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--tune", default="vq")
     arguments = parser.parse_args()
-    folder = Path(os.environ.get("HYBRIDPROMPT_DATA", "../shared/data")) / "clips"
-    clips = arguments.clips or sorted(folder.glob("*.mp4"))
-    if not clips:
-        sys.exit(f"no clips in {folder}: name some, or set HYBRIDPROMPT_DATA")
     console = Console()
     rows: list[Row] = []
-    for clip in clips:
-        found = measure(clip, arguments.crf, arguments.seconds, arguments.tune)
+    for clip in find_clips(arguments.clips):
+        found = measure(clip.path, arguments.crf, arguments.seconds, arguments.tune)
         rows += found
         for row in found:
             console.print(f"{row.clip} {row.variant}: {row.size_bytes} bytes, {row.distance:.4f}", end=" ")

@@ -82,21 +82,21 @@ class Shown:
     seconds: float
 
 
+def as_tensors(planes: Planes) -> PlaneTensors:
+    """y (H, W) and uv (2, H/2, W/2) in [0, 1]."""
+    y, u, v = (torch.from_numpy(np.array(plane)).float() / 255 for plane in planes)
+    return y, torch.stack([u, v])
+
+
 def patch(planes: Planes) -> torch.Tensor:
     """The central square as RGB."""
-    y, u, v = (torch.from_numpy(np.array(plane)).float() / 255 for plane in planes)
+    y, uv = as_tensors(planes)
     height, width = y.shape
     side = min(_PATCH, height // 2 * 2, width // 2 * 2)
     top, left = (height - side) // 4, (width - side) // 4
     half = slice(top, top + side // 2), slice(left, left + side // 2)
     full = slice(2 * top, 2 * top + side), slice(2 * left, 2 * left + side)
-    return yuv420_to_rgb(y[full][None, None], torch.stack([u[half], v[half]])[None])
-
-
-def as_tensors(planes: Planes) -> PlaneTensors:
-    """y (H, W) and uv (2, H/2, W/2) in [0, 1]."""
-    y, u, v = (torch.from_numpy(np.array(plane)).float() / 255 for plane in planes)
-    return y, torch.stack([u, v])
+    return yuv420_to_rgb(y[full][None, None], uv[:, *half][None])
 
 
 def crops(
@@ -176,7 +176,7 @@ class Study:
         self.size = source.width, source.height
 
     def _coded(self) -> tuple[list[CodedPacket], float]:
-        """The GOP as the encoder codes it, within a percent below the rate."""
+        """The GOP as the encoder codes it, as near below the rate as a few encodes come."""
         encoder = BaseEncoder(self.source, EncodeSettings(crf=64.0, preset="medium"), LpipsJudge)
         factor = PRESETS["medium"].key_lambda_factors[0]
         seconds = len(self.pictures) / float(self.source.average_rate)
@@ -194,11 +194,14 @@ class Study:
             raise SystemExit(f"{self.name}: {self.target:g} kbit/s are not met in {_RATE_ENCODES} encodes")
         return found
 
-    def injected(self, name: str, picture: Planes | None) -> Shown:
-        """The stream with another keyframe picture, None for its own."""
-        decoder = Av1AnchorDecoder(
+    def _decoder(self) -> Av1AnchorDecoder:
+        return Av1AnchorDecoder(
             packets=self.packets, size=self.size, time_base=self.source.time_base, threads=2
         )
+
+    def injected(self, name: str, picture: Planes | None) -> Shown:
+        """The stream with another keyframe picture, None for its own."""
+        decoder = self._decoder()
         injection = None if picture is None else lambda base: picture
         shown = {f: planes for f, planes in decoder.decode(0, self.meter.frames, injection)}
         return self.meter.measure(shown, name, int(picture is not None), 0, 0.0)
@@ -229,9 +232,7 @@ class Study:
         started = time.perf_counter()
         fit = _fit_of("medium")
         frames = sorted({0, *sample_frames(len(self.pictures), fit.frames)})
-        decoder = Av1AnchorDecoder(
-            packets=self.packets, size=self.size, time_base=self.source.time_base, threads=2
-        )
+        decoder = self._decoder()
         decoded = {f: as_tensors(planes) for f, planes in decoder.decode(0, frames, None)}
         operators = {m.frame: DecodeOperator(m) for m in probe(decoder, 0, frames[1:])}
         sources = {f: as_tensors(self.pictures[f].planes) for f in frames}

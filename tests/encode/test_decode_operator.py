@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from encode_media import TICK, scene
+from operator_media import inner, tensors
 
 from hybridprompt.encode.gop import Candidate, Gop, find_candidates
 from hybridprompt.encode.operator.decode_operator import DecodeOperator
@@ -66,10 +67,6 @@ def noise(width: int, height: int, seed: int = 0) -> tuple[torch.Tensor, torch.T
     generator = torch.Generator().manual_seed(seed)
     y = torch.randn(height, width, generator=generator, dtype=torch.float64)
     return y, torch.randn(2, height // 2, width // 2, generator=generator, dtype=torch.float64)
-
-
-def inner(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> float:
-    return float(sum((x * y).sum() for x, y in zip(a, b, strict=True)))
 
 
 class ShiftDecoder:
@@ -294,10 +291,6 @@ def test_gains_per_band_tell_what_coarse_waves_cannot(
 def test_prediction_is_nearer_to_the_real_frame(
     decoder: Av1AnchorDecoder, maps: list[FrameMap], pictures: list[Picture]
 ) -> None:
-    def tensors(planes: Planes) -> tuple[torch.Tensor, torch.Tensor]:
-        y, u, v = (torch.from_numpy(plane.astype(np.float32)) for plane in planes)
-        return y, torch.stack([u, v])
-
     plain = {f: tensors(p) for f, p in decoder.decode(0, [0, 8], None)}
     real = {f: tensors(p) for f, p in decoder.decode(0, [8], lambda base: pictures[0].planes)}
     predicted = DecodeOperator(maps[2]).predict(tensors(pictures[0].planes), base=plain[0], decoded=plain[8])

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from operator_media import inner, tensors
 
 from hybridprompt.bitstream.nal import NalCodec, split_nal_units
 from hybridprompt.encode.operator.decode_operator import DecodeOperator
@@ -40,15 +41,6 @@ def decoder_of(stream: Stream, pictures: Sequence[Picture]) -> NalAnchorDecoder:
         time_base=TICK,
         extradata=stream.extradata,
     )
-
-
-def tensors(planes: Planes) -> tuple[torch.Tensor, torch.Tensor]:
-    y, u, v = (torch.from_numpy(plane.astype(np.float32)) for plane in planes)
-    return y, torch.stack([u, v])
-
-
-def inner(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> float:
-    return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)))
 
 
 def equal(a: Planes, b: Planes) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,8 @@ from hybridprompt.encode.rate_control import (
     quantise_crf,
     svt_quality,
 )
+from hybridprompt.encode.settings import EncodeSettings
+from hybridprompt.encode.targets import RateTarget
 
 # Bytes of 64 pictures at 640x360 by SVT-AV1 (PyAV 18.1), presets 12 and 5: a clip of a dog, and
 # encode_media.scene at 320x192.
@@ -61,20 +64,43 @@ class Encoder:
         ]
 
 
-def run(encoder: Encoder, target: float, *, prompts: int = 120, corrections: int = 8) -> RateControl:
-    control = RateControl(target, encoder.analyses())
-    probe_crf = quantise_crf(control.common_crf())
-    control.probe(0, probe_crf, encoder.fast(0, probe_crf))
-    last = len(encoder.size) - 1
-    for gop in range(len(encoder.size)):
-        crf = control.crf_for_gop(gop)
+@dataclass(frozen=True)
+class Base:
+    gop: int
+    crf: float
+    size_bytes: int
+
+
+class FakeBaseEncoder:
+    """What a RateTarget asks of its encoder, of a preset that searches.  The pictures stand for a GOP."""
+
+    settings = EncodeSettings(bitrate_kbps=100.0, preset="fast")
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def encode(self, gop: int, crf: float) -> Base:
         assert crf == quantise_crf(crf)
-        control.record(gop, crf, encoder.real(gop, crf), prompts)
-        # As the pipeline does, the first GOP is coded again where the model was far off, and the last.
-        for _ in range(2):
-            if (gop == 0 and abs(control.crf_for_gop(0) - crf) > 1) or gop == last:
-                crf = control.crf_for_gop(gop)
-                control.record(gop, crf, encoder.real(gop, crf), prompts)
+        return Base(gop, crf, self.encoder.real(gop, crf))
+
+    def again(self, base: Base, crf: float) -> Base:
+        return self.encode(base.gop, crf)
+
+    def analysis_bytes(self, pictures: object, crf: float, *, threads: int) -> int:
+        assert pictures == 0
+        return self.encoder.fast(0, crf)
+
+
+def run(encoder: Encoder, target: float, *, prompts: int = 120, corrections: int = 8) -> RateControl:
+    """Encode all GOPs as the pipeline does."""
+    analyses = encoder.analyses()
+    kbps = target / 125 / sum(analysis.duration_seconds for analysis in analyses)
+    fake = FakeBaseEncoder(encoder)
+    steering = RateTarget(fake, kbps, analyses)  # type: ignore[arg-type]
+    control = steering.control
+    for gop in range(len(encoder.size)):
+        base = steering.settled(gop, fake.encode(gop, steering.crf_for(gop, gop)))  # type: ignore[arg-type]
+        control.record(gop, base.crf, base.size_bytes, prompts)
     for _ in range(corrections):
         change = control.correction(0.03)
         if change is None:

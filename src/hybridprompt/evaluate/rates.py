@@ -92,8 +92,8 @@ def match_from_below(
     Raises CodecError when nothing tried is small enough.
     """
     encodes = 0
+    start = min(max(first, grid.low), grid.high)
     while encodes < max_encodes and _best(known, target_bytes, tolerance) is None:
-        start = min(max(first, grid.low), grid.high)
         # One that is asked for a rate mostly meets it; what it made of other rates tells less.
         asks = not known or (grid.kind == "bitrate_kbps" and encodes == 0 and start not in known)
         following = start if asks else _next(known, target_bytes, grid)
