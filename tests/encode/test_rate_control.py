@@ -10,8 +10,8 @@ import pytest
 
 from hybridprompt.encode.rate_control import (
     ANALYSIS_CRFS,
-    CRF_RANGE,
     CRF_STEP,
+    STEERED_CRF_RANGE,
     GopAnalysis,
     RateControl,
     quantise_crf,
@@ -152,7 +152,7 @@ def test_noise_does_not_send_it_astray() -> None:
 
 
 def test_any_crf_is_reached_by_a_quarter_and_multipliers() -> None:
-    for crf in np.arange(CRF_RANGE[0], CRF_RANGE[1] + CRF_STEP, CRF_STEP):
+    for crf in np.arange(STEERED_CRF_RANGE[0], STEERED_CRF_RANGE[1] + CRF_STEP, CRF_STEP):
         quarter, factor = svt_quality(float(crf))
         assert quarter % 0.25 == 0
         assert quarter <= 70
@@ -192,7 +192,7 @@ def test_model_goes_through_the_analysis() -> None:
     analysis = GopAnalysis(9000, 4000, 1.0)
     assert analysis.log_bytes(ANALYSIS_CRFS[0]) == pytest.approx(math.log(9000))
     assert analysis.log_bytes(ANALYSIS_CRFS[1]) == pytest.approx(math.log(4000))
-    grid = [analysis.log_bytes(c) for c in np.arange(*CRF_RANGE, 0.25)]
+    grid = [analysis.log_bytes(c) for c in np.arange(*STEERED_CRF_RANGE, 0.25)]
     assert all(a > b for a, b in pairwise(grid))
     # Also where analysis saw no difference, or nothing at all.
     for odd in (GopAnalysis(50, 50, 1.0), GopAnalysis(40, 60, 1.0), GopAnalysis(0, 0, 1.0)):
@@ -209,7 +209,7 @@ def test_model_is_inverted(wanted: float) -> None:
     assert control.common_crf() == pytest.approx(wanted, abs=0.1)
 
 
-@pytest.mark.parametrize(("target", "crf"), [(1.0, CRF_RANGE[1]), (1e12, CRF_RANGE[0])])
+@pytest.mark.parametrize(("target", "crf"), [(1.0, STEERED_CRF_RANGE[1]), (1e12, STEERED_CRF_RANGE[0])])
 def test_impossible_targets_end_at_the_bounds(target: float, crf: float) -> None:
     encoder = Encoder(6, 1)
     control = run(encoder, target)
@@ -236,8 +236,8 @@ def test_crf_grid() -> None:
     assert CRF_STEP == 1 / 32
     assert quantise_crf(50.02) == 50.03125
     assert quantise_crf(50.01) == 50.0
-    assert quantise_crf(99) == CRF_RANGE[1]
-    assert quantise_crf(-3) == CRF_RANGE[0]
+    assert quantise_crf(99) == STEERED_CRF_RANGE[1]
+    assert quantise_crf(-3) == STEERED_CRF_RANGE[0]
 
 
 def test_probe_fixes_the_scale() -> None:

@@ -14,7 +14,7 @@ from hybridprompt.encode import pipeline
 from hybridprompt.encode.base import BaseEncoder, BaseGop
 from hybridprompt.encode.buffer import RateBuffer
 from hybridprompt.encode.pipeline import encode_file
-from hybridprompt.encode.rate_control import CRF_RANGE, coarser_crf, crf_at, relative_log_bytes
+from hybridprompt.encode.rate_control import STEERED_CRF_RANGE, coarser_crf, crf_at, relative_log_bytes
 from hybridprompt.encode.settings import PRESETS, EncodeSettings
 from hybridprompt.encode.targets import GopResult, QualityTarget
 from hybridprompt.errors import ConfigError
@@ -78,7 +78,7 @@ def test_quality_corrects_the_gop_that_is_farthest_off() -> None:
 def test_quality_out_of_reach_ends_at_the_bounds() -> None:
     fake = FakeBase(1e-6)
     target = QualityTarget(fake, 0.5)  # type: ignore[arg-type]
-    assert target.settled(0, fake.at(60.0)).crf == CRF_RANGE[1]
+    assert target.settled(0, fake.at(60.0)).crf == STEERED_CRF_RANGE[1]
     assert fake.encodes <= 5
 
 
@@ -87,7 +87,7 @@ def test_crf_of_relative_bytes() -> None:
         assert crf_at(relative_log_bytes(crf)) == pytest.approx(crf, abs=1 / 32)
         half = coarser_crf(crf, 0.5)
         drop = relative_log_bytes(crf) - relative_log_bytes(half)
-        assert half == CRF_RANGE[1] or drop == pytest.approx(math.log(2), abs=0.02)
+        assert half == STEERED_CRF_RANGE[1] or drop == pytest.approx(math.log(2), abs=0.02)
     assert coarser_crf(60.0, 0.9999) > 60.0
 
 

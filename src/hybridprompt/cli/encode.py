@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _STAGES = {
     "analyse": "analysing",
     "encode": "encoding",
-    "correct": "meeting the rate",
+    "correct": "meeting the target",
     "write": "writing",
 }
 
@@ -127,7 +127,9 @@ def encode(
         str | None,
         typer.Option(help="Largest rate, e.g. 400k, for clients on a line of that rate.", show_default=False),
     ] = None,
-    buffer: Annotated[float, typer.Option(help="Seconds of --max-rate that a client buffers.")] = 4.0,
+    buffer: Annotated[
+        float | None, typer.Option(help="Seconds of --max-rate that a client buffers.", show_default="4")
+    ] = None,
     gop_seconds: Annotated[float, typer.Option(help="Longest GOP.")] = 4.0,
     preset: Annotated[str, typer.Option(help="fast, medium or slow.")] = "medium",
     anchor_interval: Annotated[

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class RateBuffer:
-    """A leaky bucket, GOP by GOP: what is sent never runs ahead of the maximum rate by more than it holds.
+    """A leaky bucket (a VBV that counts GOPs): what is sent runs ahead of the maximum rate by what it holds.
 
-    max_kbps: at which it drains.  seconds: of that rate that it holds.  So any run of GOPs of together T
-    seconds has at most max_kbps * (T + seconds) kbit, and a client that has filled its buffer never waits.
+    max_kbps: at which it drains.  seconds: of that rate that it holds.  Unless there are `overflows`, any run
+    of GOPs of together T seconds has at most max_kbps * (T + seconds) kbit, and a client that has filled its
+    buffer does not wait.
     """
 
     max_kbps: float

@@ -20,8 +20,8 @@ from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.judge import Judge, LpipsJudge, make_judge
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
-from hybridprompt.encode.rate_control import ANALYSIS_CRFS, CRF_RANGE, GopAnalysis, coarser_crf
-from hybridprompt.encode.settings import EncodeSettings, FitSettings
+from hybridprompt.encode.rate_control import ANALYSIS_CRFS, STEERED_CRF_RANGE, GopAnalysis, coarser_crf
+from hybridprompt.encode.settings import DEFAULT_BUFFER_SECONDS, EncodeSettings, FitSettings
 from hybridprompt.encode.spool import PacketSpool
 from hybridprompt.encode.targets import CrfTarget, GopResult, QualityTarget, RateTarget, Target
 from hybridprompt.errors import ConfigError, MediaError
@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MIN_HALVED_SIDE = 128
-_BUFFER_REPEATS = 3
+_BUFFER_REPEATS = 6
 _FIRST_PROMPT_BYTES = 250
+"""Reserved in the buffer, twice, until some are known; a GOP of many anchors may take more than the usual."""
+
 _BUFFER_MARGIN = 0.98
 """Share of the room in the buffer that is aimed at."""
 
@@ -90,8 +92,8 @@ class _Encoder:
     def __post_init__(self) -> None:
         self._most_prompt_bytes = _FIRST_PROMPT_BYTES
         self.base = BaseEncoder(self.source, self.settings, self.judging.result)
-        limit = self.settings.max_kbps
-        self.buffer = None if limit is None else RateBuffer(limit, self.settings.buffer_seconds)
+        limit, seconds = self.settings.max_kbps, self.settings.buffer_seconds
+        self.buffer = None if limit is None else RateBuffer(limit, seconds or DEFAULT_BUFFER_SECONDS)
 
     @property
     def judge(self) -> Judge:
@@ -135,6 +137,8 @@ class _Encoder:
                 end = _pts(pictures[-1]) + self._frame_ticks
                 done += len(pictures)
                 self.meter.update("analyse", done)
+        if not starts:
+            raise MediaError(f"{self.source.path}: holds no picture that can be decoded")
         self.starts = starts
         spans = zip(starts, [*starts[1:], end], strict=True)
         seconds = [float((stop - start) * self.source.time_base) for start, stop in spans]
@@ -211,7 +215,7 @@ class _Encoder:
         prompt_bytes = 2 * self._most_prompt_bytes
         room = max(self.buffer.room(index, seconds) - prompt_bytes, 1.0)
         for _ in range(_BUFFER_REPEATS):
-            if base.size_bytes <= room or base.crf >= CRF_RANGE[1]:
+            if base.size_bytes <= room or base.crf >= STEERED_CRF_RANGE[1]:
                 break
             base = self.base.again(base, coarser_crf(base.crf, _BUFFER_MARGIN * room / base.size_bytes))
         self.buffer.record(index, base.size_bytes + prompt_bytes, seconds)
@@ -228,16 +232,22 @@ class _Encoder:
         if self.buffer is not None:
             self.buffer.record(index, result.base_bytes + result.prompt_bytes, self.durations[index])
 
+    def _overflows(self) -> int:
+        """How many GOPs the buffer has no room for."""
+        return 0 if self.buffer is None else len(self.buffer.overflows())
+
     def buffer_note(self) -> str | None:
         """What a user should know where the buffer has no room."""
-        over = [] if self.buffer is None else self.buffer.overflows()
+        over = self._overflows()
         if not over:
             return None
-        return f"{len(over)} of {len(self.results)} GOPs are more than the maximum rate and the buffer allow"
+        return f"{over} of {len(self.results)} GOPs are more than the maximum rate and the buffer allow"
 
     def correct(self, target: Target, spool: PacketSpool) -> None:
         """Encode single GOPs again until the target is met or the preset's allowance is spent."""
-        allowance = max(1, math.ceil(len(self.results) * 0.34 * (self.settings.effort.passes - 1)))
+        # A rate is one number, a quality one for every GOP.
+        least = 1 if self.settings.quality is None else 2
+        allowance = max(least, math.ceil(len(self.results) * 0.34 * (self.settings.effort.passes - 1)))
         done = 0
         tried: set[tuple[int, float]] = set()
         for _ in range(allowance):
@@ -246,14 +256,14 @@ class _Encoder:
                 return
             tried.add(change)
             gop, crf = change
-            before, kept = target.error(), self.results[gop]
+            before, kept = (target.error(), self._overflows()), self.results[gop]
             pictures = self._pictures_of(gop, spool)
             if pictures is None:
                 logger.warning("%s: reads differently each time, it is not corrected", self.source.path)
                 return
             result = self.decide(self.base.encode(pictures, crf, kept.key_lambda_factor))
             self._record(gop, result, target)
-            if target.error() < before and not (self.buffer is not None and self.buffer.overflows()):
+            if target.error() < before[0] and self._overflows() <= before[1]:
                 self._keep(gop, result, spool)
             else:
                 self._record(gop, kept, target)
@@ -318,6 +328,8 @@ def encode_file(
         encoder = _Encoder(source, settings, chosen, judging, ProgressMeter(progress, total))
         target = encoder.target()
         encoder.encode_all(target, spool)
+        if not encoder.results:
+            raise MediaError(f"{input_path}: holds no picture that can be decoded")
         encoder.correct(target, spool)
         notes += [note for note in (target.note(), encoder.buffer_note()) if note is not None]
         frames = sum(spool.length(i) for i in encoder.results)

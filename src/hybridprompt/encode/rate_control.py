@@ -11,12 +11,12 @@ own bytes tell the rest.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 CRF_STEP = 1 / 32
-CRF_RANGE = (4.0, 73.0)
+STEERED_CRF_RANGE = (4.0, 73.0)
 ANALYSIS_CRFS = (38.0, 55.0)
 
 _SVT_CRF_STEP = 0.25
@@ -25,13 +25,15 @@ _SVT_MAX_CRF = 70.0
 _SHAPE = (
     (55.0, 0.0),
     (58.0, -0.22),
-    (60.0, -0.43),
+    (60.0, -0.40),
+    (61.0, -0.545),
     (62.0, -0.74),
-    (63.0, -1.005),
-    (64.0, -1.155),
+    (62.75, -0.865),
+    (63.0, -1.015),
+    (64.0, -1.16),
     (66.0, -1.4),
     (70.0, -1.87),
-    (CRF_RANGE[1], -2.22),
+    (STEERED_CRF_RANGE[1], -2.22),
 )
 """Log of the bytes at a CRF over those at the coarse analysis point; clips and tunes are alike in it."""
 
@@ -41,8 +43,11 @@ _USUAL_SLOPE = -0.057
 _FIRST_LOG_RATIO = math.log(3.0)
 """Real bytes over the analysis's, at equal CRF, until something real is known."""
 
-_PROBE_LOG_RATIO = (0.08, 0.01)
+_PROBE_LOG_RATIO = (0.05, 0.02)
 """Log of real bytes over a probe's, which is of full size: at the coarse analysis point, and more per CRF."""
+
+_PROBE_RATIO_END = 62.0
+"""CRF from which on it stays as it is."""
 
 _LAMBDA_ELASTICITY = 0.24
 """By how much the log of the bytes falls as that of the Lagrange multipliers rises."""
@@ -85,7 +90,7 @@ def relative_log_bytes(crf: float) -> float:
 
 def quantise_crf(crf: float) -> float:
     """Nearest CRF that is told apart; see ``svt_quality``."""
-    return min(max(round(crf / CRF_STEP) * CRF_STEP, CRF_RANGE[0]), CRF_RANGE[1])
+    return min(max(round(crf / CRF_STEP) * CRF_STEP, STEERED_CRF_RANGE[0]), STEERED_CRF_RANGE[1])
 
 
 def coarser_crf(crf: float, share: float) -> float:
@@ -96,11 +101,16 @@ def coarser_crf(crf: float, share: float) -> float:
 
 def crf_at(level: float) -> float:
     """CRF at which a usual clip has those relative log bytes."""
-    low, high = CRF_RANGE
-    for _ in range(30):
+    return quantise_crf(_crf_where(relative_log_bytes, level))
+
+
+def _crf_where(falling: Callable[[float], float], value: float) -> float:
+    """CRF at which a function that falls with it has a value; the nearer end of the range where none has."""
+    low, high = STEERED_CRF_RANGE
+    for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if relative_log_bytes(middle) > level else (low, middle)
-    return quantise_crf((low + high) / 2)
+        low, high = (middle, high) if falling(middle) > value else (low, middle)
+    return (low + high) / 2
 
 
 def svt_quality(crf: float) -> tuple[float, float]:
@@ -133,7 +143,7 @@ class RateControl:
     def probe(self, gop: int, crf: float, size_bytes: int) -> None:
         """Tell what a GOP took at full size, at the analysis's preset."""
         level, slope = _PROBE_LOG_RATIO
-        ratio = max(level + slope * (crf - ANALYSIS_CRFS[1]), 0.0)
+        ratio = max(level + slope * (min(crf, _PROBE_RATIO_END) - ANALYSIS_CRFS[1]), 0.0)
         self.probed = math.log(max(size_bytes, 1)) + ratio - self.analyses[gop].log_bytes(crf)
 
     def _log_ratio(self) -> float:
@@ -175,12 +185,11 @@ class RateControl:
     def _crf_for(self, gops: Sequence[int], budget_bytes: float) -> float:
         """Common CRF at which the model gives ``gops`` the budget."""
         ratio = self._log_ratio()
-        low, high = CRF_RANGE
-        for _ in range(40):
-            middle = (low + high) / 2
-            total = sum(math.exp(self._log_bytes(i, middle, ratio)) for i in gops)
-            low, high = (middle, high) if total > budget_bytes else (low, middle)
-        return (low + high) / 2
+
+        def total_bytes(crf: float) -> float:
+            return sum(math.exp(self._log_bytes(gop, crf, ratio)) for gop in gops)
+
+        return _crf_where(total_bytes, budget_bytes)
 
     def common_crf(self) -> float:
         """CRF at which, by all that is known, the whole video meets its target."""

@@ -49,8 +49,8 @@ class Preset:
     judge_scale: the judge sees pictures scaled by 1/judge_scale.  quantiser_offsets: what the generator may
     be told, relative to the actual base_q_idx.  key_levels, later_levels: strengths that a block of the
     keyframe, or of a later anchor, may take, in units of 1 / GATE_UNIT.  joint_anchors: decide all
-    anchors of a GOP at once, in a fixed number of decodes, instead of one by one.  passes: encodes of the
-    whole video that rate control may spend (the last one re-encodes only what is needed).  fit: how strengths
+    anchors of a GOP at once, in a fixed number of decodes, instead of one by one.  passes: beyond the
+    first, each lets a third of the GOPs be encoded once more for the target.  fit: how strengths
     are fitted, where torch and the metric weights are at hand; without them, or where it is None, they are
     searched for.  key_lambda_factors: of the keyframe's Lagrange multiplier; of several, each GOP gets what
     serves it best.
@@ -107,6 +107,7 @@ PRESETS: dict[PresetName, Preset] = {
 }
 
 RATE_TOLERANCE = 0.03
+DEFAULT_BUFFER_SECONDS = 4.0
 MINI_GOP_FRAMES = 32
 
 
@@ -115,7 +116,8 @@ class EncodeSettings:
     """What to encode to.  Exactly one of ``bitrate_kbps`` (the whole video track), ``crf`` and ``quality``
     (mean distance from the source in LPIPS-Alex, prompts applied) is given.
 
-    max_kbps: no run of GOPs may exceed it by more than ``buffer_seconds`` of it; None is no limit.
+    max_kbps: no run of GOPs may exceed it by more than ``buffer_seconds`` of it (4 unless given); None is no
+    limit, and there is no buffer then.
     anchor_interval: frames between anchors inside a GOP, a multiple of 32 (the mini-GOP of SVT-AV1's random
     access structure, whose base pictures alone can be anchors); None leaves only the keyframe. generator: the
     name of a shipped size, or an ONNX file; None is the default. tune: what SVT-AV1 aims at; "vq", visual
@@ -127,7 +129,7 @@ class EncodeSettings:
     crf: float | None = None
     quality: float | None = None
     max_kbps: float | None = None
-    buffer_seconds: float = 4.0
+    buffer_seconds: float | None = None
     gop_seconds: float = 4.0
     preset: PresetName = "medium"
     anchor_interval: int | None = 32
@@ -147,8 +149,11 @@ class EncodeSettings:
         if self.max_kbps is not None and not (self.bitrate_kbps or 5) <= self.max_kbps <= 1_000_000:
             low = f"the bitrate, {self.bitrate_kbps:g}," if self.bitrate_kbps else "5"
             raise ConfigError(f"maximum rate is {self.max_kbps:g} kbit/s, expected {low} to 1000000")
-        if not 0.1 <= self.buffer_seconds <= 600:
-            raise ConfigError(f"buffer is {self.buffer_seconds:g} s, expected 0.1 to 600")
+        if self.buffer_seconds is not None:
+            if self.max_kbps is None:
+                raise ConfigError("a buffer goes with a maximum rate; give both")
+            if not 0.1 <= self.buffer_seconds <= 600:
+                raise ConfigError(f"buffer is {self.buffer_seconds:g} s, expected 0.1 to 600")
         if not 0.5 <= self.gop_seconds <= 20:
             raise ConfigError(f"GOP length is {self.gop_seconds:g} s, expected 0.5 to 20")
         if self.preset not in PRESETS:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, median
 from typing import Protocol
 
 from hybridprompt.encode.base import WORTH_OF_BYTES, BaseEncoder, BaseGop
 from hybridprompt.encode.gate import GopDecision
 from hybridprompt.encode.rate_control import (
+    STEERED_CRF_RANGE,
     GopAnalysis,
     RateControl,
     crf_at,
@@ -22,10 +23,16 @@ from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
 
 _FIRST_REPEATS, _LAST_REPEATS = 2, 3
+_QUICK_REPEATS = 1
+"""Of the last GOP, and of the first of no more than _FEW_GOPS, where an encode is to be quick."""
+
+_FEW_GOPS = 3
+"""Of so few, one that is far off is felt in all."""
+
 _FAR_OFF = 1.0
 """Difference in CRF from which on the first GOP of several is worth another encode."""
 
-_NEAR, _NEAR_OF_MANY = 0.004, 0.015
+_NEAR, _NEAR_OF_MANY = 0.004, 0.025
 """Relative error of a video's rate that its last GOP is left with; the same where quick ones precede it."""
 
 _FITTED_PROMPT_BYTES, _SEARCHED_PROMPT_BYTES = 450.0, 150.0
@@ -37,10 +44,13 @@ _QUALITY_NEAR, _QUALITY_TOLERANCE = 0.02, 0.05
 _FIRST_GAIN = -0.08
 """Change of the log of the distance by prompts, until some are known."""
 
+_LEAST_DISTANCE = 1e-3
+"""A base that is nearer to its source tells nothing of what prompts gain."""
+
 
 @dataclass(frozen=True)
 class GopResult:
-    """A finished GOP; without its packets once they are on disk."""
+    """A finished GOP: its packets with prompts, of which nothing is kept here once they are on disk."""
 
     packets: Sequence[CodedPacket]
     base_bytes: int
@@ -128,14 +138,23 @@ class RateTarget:
         last = gop == len(self.control.analyses) - 1
         near = _NEAR_OF_MANY if self._quick and gop else _NEAR
         tried = {base.crf: base}
-        for _ in range(_LAST_REPEATS if last else _FIRST_REPEATS):
+        for _ in range(self._repeats(gop)):
             wanted = self.control.crf_for_gop(gop)
-            done = abs(self.control.error) <= near if last else gop or abs(wanted - base.crf) <= _FAR_OFF
+            done = abs(self.control.error) <= near if last else abs(wanted - base.crf) <= _FAR_OFF
             if done or wanted in tried:
                 break
             base = tried[wanted] = self._encoder.again(base, wanted)
             self.expect(gop, base)
-        return min(tried.values(), key=lambda tried: self._error_with(gop, tried)) if last else base
+        return min(tried.values(), key=lambda candidate: self._error_with(gop, candidate)) if last else base
+
+    def _repeats(self, gop: int) -> int:
+        """How often a GOP may be encoded again."""
+        gops = len(self.control.analyses)
+        if gop not in (0, gops - 1):
+            return 0
+        if self._quick and gops > 1:
+            return _QUICK_REPEATS if gop or gops <= _FEW_GOPS else 0
+        return _LAST_REPEATS if gop == gops - 1 else _FIRST_REPEATS
 
     def _error_with(self, gop: int, base: BaseGop) -> float:
         self.expect(gop, base)
@@ -157,7 +176,13 @@ class RateTarget:
         error = self.control.error
         if abs(error) <= RATE_TOLERANCE:
             return None
-        why = "the video is too short to steer" if abs(error) < 0.2 else "out of AV1's reach here"
+        bound = STEERED_CRF_RANGE[1 if error > 0 else 0]
+        if all(crf == bound for crf, _, _ in self.control.spent.values()):
+            why = "out of AV1's reach here"
+        elif self._encoder.settings.max_kbps is not None and error < 0:
+            why = "the maximum rate or the video's length did not let it come nearer"
+        else:
+            why = "the video is too short to steer"
         return f"the rate is {100 * error:+.1f} % off its target: {why}"
 
 
@@ -193,7 +218,8 @@ class QualityTarget:
 
     def _base_aim(self, gop: int) -> float:
         """Log of the distance that the base of a GOP may have."""
-        usual = fmean(self._gains.values()) if self._gains else _FIRST_GAIN
+        # Not the mean: what one odd GOP gains says nothing about the others.
+        usual = median(self._gains.values()) if self._gains else _FIRST_GAIN
         return math.log(self.distance) - self._gains.get(gop, usual)
 
     def _crf_wanted(self, gop: int) -> float:
@@ -215,7 +241,8 @@ class QualityTarget:
         decision = result.decision
         measured, before = max(decision.distance, 1e-9), max(decision.base_distance, 1e-9)
         self._known.setdefault(gop, {})[result.crf] = math.log(before)
-        self._gains[gop] = math.log(measured / before)
+        if before >= _LEAST_DISTANCE:
+            self._gains[gop] = math.log(measured / before)
         self._results[gop] = result.crf, math.log(measured / self.distance)
 
     def error(self) -> float:
@@ -224,12 +251,18 @@ class QualityTarget:
     def correction(self) -> tuple[int, float] | None:
         for gop, (crf, error) in sorted(self._results.items(), key=lambda pair: -abs(pair[1][1])):
             wanted = self._crf_wanted(gop)
-            if abs(error) > _QUALITY_TOLERANCE and wanted != crf:
+            # What is known and was not kept did not help.
+            if abs(error) > _QUALITY_TOLERANCE and wanted != crf and wanted not in self._known[gop]:
                 return gop, wanted
         return None
 
     def note(self) -> str | None:
-        missed = sum(abs(error) > _QUALITY_TOLERANCE for _, error in self._results.values())
+        # Better than asked for, and no coarser CRF left, is no miss.
+        coarsest = STEERED_CRF_RANGE[1]
+        missed = sum(
+            abs(error) > _QUALITY_TOLERANCE and not (error < 0 and crf == coarsest)
+            for crf, error in self._results.values()
+        )
         if not missed:
             return None
         return (
