@@ -43,7 +43,7 @@ _USUAL_SLOPE = -0.057
 _FIRST_LOG_RATIO = math.log(3.0)
 """Real bytes over the analysis's, at equal CRF, until something real is known."""
 
-_PROBE_LOG_RATIO = (0.05, 0.02)
+_PROBE_LOG_RATIO = (0.08, 0.02)
 """Log of real bytes over a probe's, which is of full size: at the coarse analysis point, and more per CRF."""
 
 _PROBE_RATIO_END = 62.0

@@ -23,12 +23,6 @@ from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
 
 _FIRST_REPEATS, _LAST_REPEATS = 2, 3
-_QUICK_REPEATS = 1
-"""Of the last GOP, and of the first of no more than _FEW_GOPS, where an encode is to be quick."""
-
-_FEW_GOPS = 3
-"""Of so few, one that is far off is felt in all."""
-
 _FAR_OFF = 1.0
 """Difference in CRF from which on the first GOP of several is worth another encode."""
 
@@ -152,9 +146,9 @@ class RateTarget:
         gops = len(self.control.analyses)
         if gop not in (0, gops - 1):
             return 0
-        if self._quick and gops > 1:
-            return _QUICK_REPEATS if gop or gops <= _FEW_GOPS else 0
-        return _LAST_REPEATS if gop == gops - 1 else _FIRST_REPEATS
+        repeats = _LAST_REPEATS if gop == gops - 1 else _FIRST_REPEATS
+        # A quick encode shall not become a slow one; of many GOPs, one more is little.
+        return min(repeats, gops // 2) if self._quick and gops > 1 else repeats
 
     def _error_with(self, gop: int, base: BaseGop) -> float:
         self.expect(gop, base)
