@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hybridprompt.prompt.gate_coding import decode_indices, encode_indices
 from hybridprompt.prompt.syntax import Prompt, PromptError, PromptFault, Section
 
 MIN_BLOCK_LOG2 = 5
@@ -33,6 +34,7 @@ class _GateMode(IntEnum):
     UNIFORM = 0
     PACKED = 1
     DEFLATE = 2
+    ARITHMETIC = 3
 
 
 _UNIT_FLAG = 0x80
@@ -191,7 +193,7 @@ def decode_quantiser(payload: bytes) -> int:
 
 
 def encode_gate(gate: GateMap) -> bytes:
-    """Return the payload of a gate section, in the shortest of its three modes."""
+    """Return the payload of a gate section, in the shortest of its modes."""
     unit = b"" if gate.unit == gate.levels - 1 else bytes([gate.unit])
 
     def header(mode: _GateMode) -> bytes:
@@ -200,12 +202,14 @@ def encode_gate(gate: GateMap) -> bytes:
     first = int(gate.indices.flat[0])
     if (gate.indices == first).all():
         return header(_GateMode.UNIFORM) + bytes([first])
-    packed = _pack(gate.indices.ravel(), _index_bits(gate.levels))
     compressor = zlib.compressobj(level=9, wbits=-15)
-    deflated = compressor.compress(gate.indices.tobytes()) + compressor.flush()
-    if len(deflated) < len(packed):
-        return header(_GateMode.DEFLATE) + deflated
-    return header(_GateMode.PACKED) + packed
+    coded = {
+        _GateMode.PACKED: _pack(gate.indices.ravel(), _index_bits(gate.levels)),
+        _GateMode.DEFLATE: compressor.compress(gate.indices.tobytes()) + compressor.flush(),
+        _GateMode.ARITHMETIC: encode_indices(gate.indices, gate.levels),
+    }
+    mode = min(coded, key=lambda mode: len(coded[mode]))
+    return header(mode) + coded[mode]
 
 
 def decode_gate(payload: bytes, width: int, height: int) -> GateMap:
@@ -234,6 +238,8 @@ def decode_gate(payload: bytes, width: int, height: int) -> GateMap:
         indices = _unpack(data, _index_bits(levels), count)
     elif mode == _GateMode.DEFLATE:
         indices = np.frombuffer(_inflate(data, count), np.uint8)
+    elif mode == _GateMode.ARITHMETIC:
+        indices = decode_indices(data, levels, shape)
     else:
         raise _invalid(f"gate mode {mode}, expected 0..{max(_GateMode)}")
     return GateMap(block_log2, levels, indices.reshape(shape), unit)
