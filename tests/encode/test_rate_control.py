@@ -96,7 +96,7 @@ def run(encoder: Encoder, target: float, *, prompts: int = 120, corrections: int
     analyses = encoder.analyses()
     kbps = target / 125 / sum(analysis.duration_seconds for analysis in analyses)
     fake = FakeBaseEncoder(encoder)
-    steering = RateTarget(fake, kbps, analyses)  # type: ignore[arg-type]
+    steering = RateTarget(fake, kbps, analyses, 150.0)  # type: ignore[arg-type]
     control = steering.control
     for gop in range(len(encoder.size)):
         base = steering.settled(gop, fake.encode(gop, steering.crf_for(gop, gop)))  # type: ignore[arg-type]

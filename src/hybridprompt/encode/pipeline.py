@@ -23,7 +23,14 @@ from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallb
 from hybridprompt.encode.rate_control import ANALYSIS_CRFS, STEERED_CRF_RANGE, GopAnalysis, coarser_crf
 from hybridprompt.encode.settings import DEFAULT_BUFFER_SECONDS, EncodeSettings, FitSettings
 from hybridprompt.encode.spool import PacketSpool
-from hybridprompt.encode.targets import CrfTarget, GopResult, QualityTarget, RateTarget, Target
+from hybridprompt.encode.targets import (
+    CrfTarget,
+    GopResult,
+    QualityTarget,
+    RateTarget,
+    Target,
+    usual_prompt_bytes,
+)
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.generator.base import Generator
 from hybridprompt.generator.registry import load_chosen
@@ -40,9 +47,6 @@ logger = logging.getLogger(__name__)
 
 _MIN_HALVED_SIDE = 128
 _BUFFER_REPEATS = 6
-_FIRST_PROMPT_BYTES = 250
-"""Reserved in the buffer, twice, until some are known; a GOP of many anchors may take more than the usual."""
-
 _BUFFER_MARGIN = 0.98
 """Share of the room in the buffer that is aimed at."""
 
@@ -90,7 +94,7 @@ class _Encoder:
     """First pts of every GOP, once a first reading has told them."""
 
     def __post_init__(self) -> None:
-        self._most_prompt_bytes = _FIRST_PROMPT_BYTES
+        self._most_prompt_bytes = usual_prompt_bytes(self.source.width, self.source.height)
         self.base = BaseEncoder(self.source, self.settings, self.judging.result)
         limit, seconds = self.settings.max_kbps, self.settings.buffer_seconds
         self.buffer = None if limit is None else RateBuffer(limit, seconds or DEFAULT_BUFFER_SECONDS)
@@ -103,7 +107,8 @@ class _Encoder:
         """What the settings aim at; a rate takes an analysis of the whole video."""
         settings = self.settings
         if settings.bitrate_kbps is not None:
-            return RateTarget(self.base, settings.bitrate_kbps, self.analyse())
+            analyses = self.analyse()
+            return RateTarget(self.base, settings.bitrate_kbps, analyses, self._most_prompt_bytes)
         if settings.quality is not None:
             if not isinstance(self.judge, LpipsJudge):
                 raise ConfigError("a quality is a distance in LPIPS; its weights are not installed")
@@ -212,6 +217,7 @@ class _Encoder:
         if self.buffer is None:
             return base
         seconds = self.durations[index]
+        # Not known yet, and a GOP of many anchors may take more than those before.
         prompt_bytes = 2 * self._most_prompt_bytes
         room = max(self.buffer.room(index, seconds) - prompt_bytes, 1.0)
         for _ in range(_BUFFER_REPEATS):

@@ -9,6 +9,7 @@ from statistics import fmean, median
 from typing import Protocol
 
 from hybridprompt.encode.base import WORTH_OF_BYTES, BaseEncoder, BaseGop
+from hybridprompt.encode.blocks import BLOCK_LOG2
 from hybridprompt.encode.gate import GopDecision
 from hybridprompt.encode.rate_control import (
     STEERED_CRF_RANGE,
@@ -29,8 +30,8 @@ _FAR_OFF = 1.0
 _NEAR, _NEAR_OF_MANY = 0.004, 0.025
 """Relative error of a video's rate that its last GOP is left with; the same where quick ones precede it."""
 
-_FITTED_PROMPT_BYTES, _SEARCHED_PROMPT_BYTES = 450.0, 150.0
-"""Of a GOP, until some are known."""
+_USUAL_ANCHORS, _USUAL_ANCHOR_BYTES, _USUAL_BLOCK_BYTES = 3.3, 36, 0.12
+"""Of the prompts of a GOP: their number, and the bytes of one without its gate, and of each block of that."""
 
 _FIRST_QUALITY_CRF = 60.0
 _QUALITY_REPEATS = 3
@@ -52,6 +53,12 @@ class GopResult:
     decision: GopDecision
     crf: float
     key_lambda_factor: float
+
+
+def usual_prompt_bytes(width: int, height: int) -> int:
+    """Bytes of the prompts of a usual GOP of pictures of this size in luma samples."""
+    blocks = -(-width >> BLOCK_LOG2) * -(-height >> BLOCK_LOG2)
+    return round(_USUAL_ANCHORS * (_USUAL_ANCHOR_BYTES + _USUAL_BLOCK_BYTES * blocks))
 
 
 class Target(Protocol):
@@ -110,11 +117,13 @@ class CrfTarget:
 class RateTarget:
     """The rate of the whole video track, by RateControl."""
 
-    def __init__(self, encoder: BaseEncoder, kbps: float, analyses: Sequence[GopAnalysis]) -> None:
+    def __init__(
+        self, encoder: BaseEncoder, kbps: float, analyses: Sequence[GopAnalysis], first_prompt_bytes: float
+    ) -> None:
+        """first_prompt_bytes: of the prompts of a GOP, until some are known."""
         seconds = sum(analysis.duration_seconds for analysis in analyses)
         self._encoder = encoder
         self._quick = encoder.settings.effort.fit is None
-        first_prompt_bytes = _SEARCHED_PROMPT_BYTES if self._quick else _FITTED_PROMPT_BYTES
         self.control = RateControl(kbps * 125 * seconds, analyses, first_prompt_bytes)
 
     def crf_for(self, gop: int, pictures: list[Picture]) -> float:
