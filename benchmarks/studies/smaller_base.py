@@ -1,0 +1,79 @@
+"""A base stream of fewer samples at the lowest rates: encoded at a scale and shown at full size.
+
+    python benchmarks/studies/smaller_base.py CLIP KBPS [--scales 2/3 1/2] [--preset medium] [--seconds 4]
+
+Encodes the second half of a clip at full size and scaled by Lanczos, at the same rate, scales what is decoded
+up again as the evaluation does with peers, and compares it with the source, without prompts and with them:
+LPIPS-Alex on five frames, LPIPS-VGG and DISTS on the one in the middle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from hybridprompt.decode.video_file import VideoFile
+from hybridprompt.encode.pipeline import encode_file
+from hybridprompt.encode.settings import EncodeSettings
+from hybridprompt.evaluate.compare import picture_to_rgb
+from hybridprompt.evaluate.perceptual import Dists, Lpips
+from hybridprompt.evaluate.sampling import sample_frames
+from hybridprompt.video.peer_encoder import fitted, restored, write_lossless
+from hybridprompt.video.picture import Picture
+from hybridprompt.video.source import VideoSource
+
+
+def distances(path: Path, sources: list[Picture], *, base: bool) -> list[float]:
+    """LPIPS-Alex, LPIPS-VGG and DISTS of a file, shown at its sources' size."""
+    alex, vgg, dists = Lpips("alex"), Lpips("vgg", dtype=torch.bfloat16), Dists(dtype=torch.bfloat16)
+    frames = sample_frames(len(sources), 5)
+    near: list[float] = []
+    late: list[float] = []
+    with VideoFile(path, base=base) as video, torch.inference_mode():
+        for index, decoded in enumerate(video):
+            if index not in frames:
+                continue
+            source = sources[index]
+            shown = picture_to_rgb(restored(decoded.picture, source.width, source.height))
+            wanted = picture_to_rgb(source)
+            near.append(float(alex(shown, wanted)))
+            if index == frames[len(frames) // 2]:
+                late = [float(vgg(shown, wanted)), float(dists(shown, wanted))]
+    return [fmean(near), *late]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("clip", type=Path)
+    parser.add_argument("kbps", type=float)
+    parser.add_argument("--scales", type=Fraction, nargs="*", default=[Fraction(2, 3), Fraction(1, 2)])
+    parser.add_argument("--preset", default="medium")
+    parser.add_argument("--seconds", type=float, default=4.0)
+    options = parser.parse_args()
+    source = VideoSource(options.clip)
+    start = (source.duration_seconds or 0.0) / 2
+    pictures = list(source.frames(start, options.seconds))
+    settings = EncodeSettings(bitrate_kbps=options.kbps, preset=options.preset, overwrite=True)
+    table = Table("scale", "stream", "kbit/s", "LPIPS-Alex", "LPIPS-VGG", "DISTS", title=options.clip.stem)
+    with tempfile.TemporaryDirectory() as folder:
+        for scale in (Fraction(1), *options.scales):
+            width, height = (max(2, 2 * round(side * scale / 2)) for side in (source.width, source.height))
+            small, coded = Path(folder) / "small.mkv", Path(folder) / "coded.mp4"
+            write_lossless((fitted(p, width, height) for p in pictures), small, source.average_rate)
+            summary = encode_file(small, coded, settings)
+            for base in (True, False):
+                values = (f"{value:.4f}" for value in distances(coded, pictures, base=base))
+                stream = "base" if base else "with prompts"
+                table.add_row(str(scale), stream, f"{summary.rate_kbps:.1f}", *values)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
