@@ -1,6 +1,7 @@
 """Whole encodes of small synthetic files."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hybridprompt.encode.enhance import enhance_file
 from hybridprompt.encode.pipeline import encode_file
 from hybridprompt.encode.progress import EncodeSummary, Progress
 from hybridprompt.encode.rate_control import RateControl
-from hybridprompt.encode.settings import EncodeSettings
+from hybridprompt.encode.settings import PRESETS, EncodeSettings
 from hybridprompt.errors import ConfigError, GeneratorError, MediaError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.generator.registry import load_chosen
@@ -163,12 +164,18 @@ def test_progress_is_told_in_order(encoded) -> None:
     assert {p.total for p in told} == {320}
 
 
-def test_same_input_and_settings_give_the_same_bytes(tmp_path: Path) -> None:
-    pictures = scenes(40, 30)
+@pytest.mark.parametrize("chosen", [{"bitrate_kbps": 150}, {"bitrate_kbps": 150, "max_kbps": 160}])
+@pytest.mark.parametrize("factors", [(0.5,), (0.5, 1.0)])
+def test_same_input_and_settings_give_the_same_bytes(
+    tmp_path: Path, monkeypatch, chosen: dict[str, float], factors: tuple[float, ...]
+) -> None:
+    monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], key_lambda_factors=factors))
+    pictures = scenes(40, 30, 30)
     source = write_source(tmp_path / "in.mp4", pictures, audio_seconds=2.0)
     for name in ("a", "b"):
-        chosen = settings(crf=None, bitrate_kbps=150)
-        encode_file(source, tmp_path / f"{name}.mp4", chosen, generator=Oracle(pictures))
+        encode_file(
+            source, tmp_path / f"{name}.mp4", settings(crf=None, **chosen), generator=Oracle(pictures)
+        )
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
@@ -300,6 +307,16 @@ def test_unusable_inputs_are_media_errors(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no directory"):
         encode_file(source, tmp_path / "nowhere" / "out.mp4", settings(), generator=FakeGenerator())
     assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("mode", [{"crf": 50.0}, {"crf": None, "bitrate_kbps": 100.0}])
+def test_a_video_without_pictures_is_a_media_error(
+    short: Path, tmp_path: Path, monkeypatch, mode: dict[str, float | None]
+) -> None:
+    monkeypatch.setattr(VideoSource, "frames", lambda self, *times: iter(()))
+    with pytest.raises(MediaError, match="no picture that can be decoded"):
+        encode_file(short, tmp_path / "out.mp4", settings(**mode), generator=FakeGenerator())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("stage", ["analyse", "encode", "write"])

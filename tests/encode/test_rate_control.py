@@ -20,16 +20,16 @@ from hybridprompt.encode.rate_control import (
 from hybridprompt.encode.settings import EncodeSettings
 from hybridprompt.encode.targets import RateTarget
 
-# Bytes of 64 pictures at 640x360 by SVT-AV1 (PyAV 18.1), presets 12 and 5: a clip of a dog, and
-# encode_media.scene at 320x192.
-CRFS = [20, 30, 40, 50, 55, 60, 64, 67, 70]
+# Bytes of 64 pictures at 640x360 by SVT-AV1 (PyAV 18.1), presets 12 and 5, this with the Lagrange multipliers
+# of BaseEncoder: a clip of a dog, and encode_media.scene at 320x192.
+CRFS = [20, 30, 40, 50, 55, 60, 62, 63, 64, 67, 70]
 DOG = (
-    [159535, 109434, 70079, 45612, 35467, 22749, 11206, 8499, 6388],
-    [126692, 91457, 62679, 44015, 36678, 25252, 12512, 8828, 6433],
+    [278044, 177186, 104202, 60331, 44557, 27732, 19549, 14574, 12855, 9605, 7347],
+    [240246, 154722, 94797, 59985, 46457, 31373, 22849, 17682, 14690, 10131, 7300],
 )
 SCENE = (
-    [91315, 72343, 52265, 34827, 26354, 17351, 10397, 8368, 6048],
-    [72262, 58740, 43054, 26753, 19773, 9362, 6481, 7194, 6226],
+    [91492, 72512, 52507, 35751, 27265, 18760, 14337, 11750, 11145, 9110, 6412],
+    [72234, 59537, 44665, 29576, 22574, 12123, 8598, 6994, 6720, 6167, 5858],
 )
 
 
@@ -129,6 +129,35 @@ def test_one_gop_needs_few_encodes(seed: int, crf: float) -> None:
         errors.append(abs(control.error))
     assert errors[2] < 0.03
     assert min(errors) < 0.006
+
+
+# The first GOP of Big Buck Bunny at 1080p and of the dog at 720p: bytes at half size at ANALYSIS_CRFS, then
+# at full size by presets 12 and 5 as above.
+FINE_CRFS = [57, 60, 62, 63, 64, 66, 68]
+BUNNY_1080 = (
+    (323987, 142732),
+    [406338, 264251, 163703, 105068, 92285, 70266, 54025],
+    [434303, 305015, 213783, 154533, 129636, 95600, 71672],
+)
+DOG_720 = (
+    (167984, 60981),
+    [146815, 103130, 72143, 51927, 46248, 37619, 31362],
+    [182007, 136877, 100855, 77480, 65530, 49821, 38547],
+)
+
+
+@pytest.mark.parametrize("crf", [60.5, 62.0, 63.0, 64.0, 65.0, 66.0])
+@pytest.mark.parametrize("measured", [BUNNY_1080, DOG_720], ids=["bunny", "dog"])
+def test_a_probe_leads_near_the_right_bytes(measured, crf: float) -> None:
+    half, probe, real = measured
+
+    def size(curve: list[int], crf: float) -> int:
+        return round(math.exp(np.interp(crf, FINE_CRFS, np.log(curve))))
+
+    control = RateControl(size(real, crf) + 120, [GopAnalysis(*half, 4.0)], first_prompt_bytes=120)
+    probe_crf = quantise_crf(control.common_crf())
+    control.probe(0, probe_crf, size(probe, probe_crf))
+    assert size(real, control.crf_for_gop(0)) == pytest.approx(size(real, crf), rel=0.25)
 
 
 def test_a_gop_is_placed_between_its_own_encodes() -> None:

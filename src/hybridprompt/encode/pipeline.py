@@ -139,23 +139,25 @@ class _Encoder:
                 fine, coarse = pool.map(size, ANALYSIS_CRFS)
                 sizes.append((fine, coarse))
                 starts.append(_pts(pictures[0]))
-                end = _pts(pictures[-1]) + self._frame_ticks
+                end = self._end(pictures)
                 done += len(pictures)
                 self.meter.update("analyse", done)
         if not starts:
             raise MediaError(f"{self.source.path}: holds no picture that can be decoded")
         self.starts = starts
-        spans = zip(starts, [*starts[1:], end], strict=True)
-        seconds = [float((stop - start) * self.source.time_base) for start, stop in spans]
-        return [GopAnalysis(*pair, duration) for pair, duration in zip(sizes, seconds, strict=True)]
+        self.durations = dict(enumerate(map(self._seconds, starts, [*starts[1:], end])))
+        return [GopAnalysis(*pair, self.durations[gop]) for gop, pair in enumerate(sizes)]
 
     @property
     def _halves(self) -> bool:
         return min(self.source.width, self.source.height) >= _MIN_HALVED_SIDE
 
-    @property
-    def _frame_ticks(self) -> int:
-        return max(1, round(1 / (self.source.average_rate * self.source.time_base)))
+    def _end(self, pictures: list[Picture]) -> int:
+        """Pts at which the last picture ends, as long as nothing follows."""
+        return _pts(pictures[-1]) + max(1, round(1 / (self.source.average_rate * self.source.time_base)))
+
+    def _seconds(self, start: int, end: int) -> float:
+        return float((end - start) * self.source.time_base)
 
     def decide(self, base: BaseGop) -> GopResult:
         """Decide a GOP's prompts."""
@@ -205,8 +207,8 @@ class _Encoder:
             return None
         if not pictures:
             raise MediaError(f"{self.source.path}: GOP {index} has no picture when read a second time")
-        ticks = _pts(pictures[-1]) + self._frame_ticks - _pts(pictures[0])
-        self.durations[index] = float(ticks * self.source.time_base)
+        # An analysis knows better: a GOP lasts until the next one starts.
+        self.durations.setdefault(index, self._seconds(_pts(pictures[0]), self._end(pictures)))
         base = target.settled(index, self.base.best(pictures, target.crf_for(index, pictures)))
         base = self._within_buffer(index, base)
         target.expect(index, base)

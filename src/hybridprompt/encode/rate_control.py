@@ -43,11 +43,15 @@ _USUAL_SLOPE = -0.057
 _FIRST_LOG_RATIO = math.log(3.0)
 """Real bytes over the analysis's, at equal CRF, until something real is known."""
 
-_PROBE_LOG_RATIO = (0.08, 0.02)
-"""Log of real bytes over a probe's, which is of full size: at the coarse analysis point, and more per CRF."""
-
-_PROBE_RATIO_END = 62.0
-"""CRF from which on it stays as it is."""
+_PROBE_LOG_RATIO = (
+    (47.5, 0.0),
+    (60.0, 0.23),
+    (62.0, 0.3),
+    (63.0, 0.35),
+    (64.0, 0.3),
+    (70.0, 0.16),
+)
+"""Log of real bytes over a probe's of full size, by CRF: means of clips, which differ by some 0.1."""
 
 _LAMBDA_ELASTICITY = 0.24
 """By how much the log of the bytes falls as that of the Lagrange multipliers rises."""
@@ -82,10 +86,15 @@ def relative_log_bytes(crf: float) -> float:
     """Log of the bytes that a usual clip takes at a CRF over those at the coarse analysis point."""
     if crf <= _SHAPE[0][0]:
         return _USUAL_SLOPE * (crf - _SHAPE[0][0])
-    for (low, start), (high, end) in pairwise(_SHAPE):
+    return _along(_SHAPE, crf)
+
+
+def _along(points: Sequence[tuple[float, float]], crf: float) -> float:
+    """Value at a CRF of the line through points in order of their CRF; level beyond both ends."""
+    for (low, start), (high, end) in pairwise(points):
         if crf <= high:
-            return start + (end - start) * (crf - low) / (high - low)
-    return _SHAPE[-1][1]
+            return start + (end - start) * max(crf - low, 0.0) / (high - low)
+    return points[-1][1]
 
 
 def quantise_crf(crf: float) -> float:
@@ -142,9 +151,8 @@ class RateControl:
 
     def probe(self, gop: int, crf: float, size_bytes: int) -> None:
         """Tell what a GOP took at full size, at the analysis's preset."""
-        level, slope = _PROBE_LOG_RATIO
-        ratio = max(level + slope * (min(crf, _PROBE_RATIO_END) - ANALYSIS_CRFS[1]), 0.0)
-        self.probed = math.log(max(size_bytes, 1)) + ratio - self.analyses[gop].log_bytes(crf)
+        real = math.log(max(size_bytes, 1)) + _along(_PROBE_LOG_RATIO, crf)
+        self.probed = real - self.analyses[gop].log_bytes(crf)
 
     def _log_ratio(self) -> float:
         """Mean log of real bytes over model bytes so far, weighted by bytes."""

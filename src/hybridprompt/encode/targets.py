@@ -24,6 +24,7 @@ from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
 
 _FIRST_REPEATS, _LAST_REPEATS = 2, 3
+_QUICK_FIRST_REPEATS, _QUICK_LAST_REPEATS = 1, 2
 _FAR_OFF = 1.0
 """Difference in CRF from which on the first GOP of several is worth another encode."""
 
@@ -68,10 +69,12 @@ class Target(Protocol):
         """Where to begin."""
 
     def settled(self, gop: int, base: BaseGop) -> BaseGop:
-        """The base to keep: this one, or a further encode that is nearer to the target."""
+        """The base that suits the target best: this one, or a further encode."""
 
     def expect(self, gop: int, base: BaseGop) -> None:
-        """Take note of the base that is kept, its prompts still to be decided."""
+        """Take note of the base that is kept, coarser than the settled one where the buffer wants it so; its
+        prompts are still to be decided.
+        """
 
     def record(self, gop: int, result: GopResult) -> None:
         """Take note of a finished GOP."""
@@ -124,6 +127,9 @@ class RateTarget:
         seconds = sum(analysis.duration_seconds for analysis in analyses)
         self._encoder = encoder
         self._quick = encoder.settings.effort.fit is None
+        self._settled_crf: float | None = None
+        self._held = False
+        """Whether a GOP had to be coarser than the rate asked for."""
         self.control = RateControl(kbps * 125 * seconds, analyses, first_prompt_bytes)
 
     def crf_for(self, gop: int, pictures: list[Picture]) -> float:
@@ -137,33 +143,44 @@ class RateTarget:
         """Encode a GOP again where that pays: the first if the model was off, which only it can show, and the
         last until the whole video meets its rate, which only it still can.
         """
-        self.expect(gop, base)
+        base = self._nearest(gop, base)
+        self._settled_crf = base.crf
+        return base
+
+    def _nearest(self, gop: int, base: BaseGop) -> BaseGop:
         last = gop == len(self.control.analyses) - 1
         near = _NEAR_OF_MANY if self._quick and gop else _NEAR
-        tried = {base.crf: base}
+        errors = {base.crf: self._error_with(gop, base)}
+        nearest = base
         for _ in range(self._repeats(gop)):
             wanted = self.control.crf_for_gop(gop)
-            done = abs(self.control.error) <= near if last else abs(wanted - base.crf) <= _FAR_OFF
-            if done or wanted in tried:
+            done = errors[base.crf] <= near if last else abs(wanted - base.crf) <= _FAR_OFF
+            if done or wanted in errors:
                 break
-            base = tried[wanted] = self._encoder.again(base, wanted)
-            self.expect(gop, base)
-        return min(tried.values(), key=lambda candidate: self._error_with(gop, candidate)) if last else base
+            base = self._encoder.again(base, wanted)
+            errors[wanted] = self._error_with(gop, base)
+            # A GOP that others follow has the CRF that they begin with, whatever its own bytes.
+            if not last or errors[wanted] < errors[nearest.crf]:
+                nearest = base
+        return nearest
 
     def _repeats(self, gop: int) -> int:
         """How often a GOP may be encoded again."""
         gops = len(self.control.analyses)
-        if gop not in (0, gops - 1):
-            return 0
-        repeats = _LAST_REPEATS if gop == gops - 1 else _FIRST_REPEATS
-        # A quick encode shall not become a slow one; of many GOPs, one more is little.
-        return min(repeats, gops // 2) if self._quick and gops > 1 else repeats
+        # A quick encode shall not become a slow one.  Of a single GOP nothing else brings it to its rate.
+        quick = self._quick and gops > 1
+        if gop == gops - 1:
+            return min(_QUICK_LAST_REPEATS, gops // 2) if quick else _LAST_REPEATS
+        if gop == 0:
+            return _QUICK_FIRST_REPEATS if quick else _FIRST_REPEATS
+        return 0
 
     def _error_with(self, gop: int, base: BaseGop) -> float:
-        self.expect(gop, base)
+        self.control.expect(gop, base.crf, base.size_bytes)
         return abs(self.control.error)
 
     def expect(self, gop: int, base: BaseGop) -> None:
+        self._held |= self._settled_crf is not None and base.crf > self._settled_crf
         self.control.expect(gop, base.crf, base.size_bytes)
 
     def record(self, gop: int, result: GopResult) -> None:
@@ -182,8 +199,8 @@ class RateTarget:
         bound = STEERED_CRF_RANGE[1 if error > 0 else 0]
         if all(crf == bound for crf, _, _ in self.control.spent.values()):
             why = "out of AV1's reach here"
-        elif self._encoder.settings.max_kbps is not None and error < 0:
-            why = "the maximum rate or the video's length did not let it come nearer"
+        elif self._held and error < 0:
+            why = "the maximum rate holds it down"
         else:
             why = "the video is too short to steer"
         return f"the rate is {100 * error:+.1f} % off its target: {why}"

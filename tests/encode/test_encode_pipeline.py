@@ -1,0 +1,237 @@
+"""The order of things in an encode, and its client's buffer, with a made-up base encoder."""
+
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from fractions import Fraction
+from threading import Event
+from types import SimpleNamespace
+
+import pytest
+from encode_media import TICK, LumaJudge, scene
+
+from hybridprompt.encode.base import BaseGop
+from hybridprompt.encode.judge import Judge
+from hybridprompt.encode.pipeline import _Encoder
+from hybridprompt.encode.progress import ProgressMeter
+from hybridprompt.encode.rate_control import relative_log_bytes
+from hybridprompt.encode.settings import EncodeSettings
+from hybridprompt.encode.spool import PacketSpool
+from hybridprompt.encode.targets import CrfTarget, GopResult
+from hybridprompt.generator.fake import FakeGenerator
+from hybridprompt.video.av1_encoder import CodedPacket
+from hybridprompt.video.picture import Picture
+
+GOP_FRAMES = 15
+GOP_SECONDS = GOP_FRAMES / 30
+
+
+class FakeBase:
+    """Codes a GOP to as many bytes as a curve over CRF says."""
+
+    factor = 0.25
+
+    def __init__(self, steepness: float = 1.0) -> None:
+        self.steepness = steepness
+        self.cancelled = Event()
+        self.encodes: list[tuple[int, float, float]] = []
+
+    def size_bytes(self, crf: float) -> int:
+        return round(3000 * math.exp(self.steepness * relative_log_bytes(crf)))
+
+    def encode(self, pictures: list[Picture], crf: float, factor: float) -> BaseGop:
+        gop = (pictures[0].pts or 0) // GOP_FRAMES
+        self.encodes.append((gop, crf, factor))
+        data = bytes(self.size_bytes(crf) - len(pictures) + 1)
+        packets = [
+            CodedPacket(b"\0" if i else data, p.pts or 0, p.pts or 0, 1, is_keyframe=not i)
+            for i, p in enumerate(pictures)
+        ]
+        return BaseGop(pictures, packets, crf, factor)
+
+    def best(self, pictures: list[Picture], crf: float) -> BaseGop:
+        return self.encode(pictures, crf, self.factor)
+
+    def again(self, base: BaseGop, crf: float) -> BaseGop:
+        return self.encode(base.pictures, crf, base.key_lambda_factor)
+
+
+class Source:
+    path = "made-up.mp4"
+    width, height = 160, 96
+    average_rate = Fraction(30)
+    time_base = TICK
+    start_pts = 0
+
+    def __init__(self, gops: int) -> None:
+        self.pictures = scene(gops * GOP_FRAMES)
+
+    def frames(self, start_seconds: float | None = None) -> Iterator[Picture]:
+        return (p for p in self.pictures if (p.pts or 0) / 30 >= (start_seconds or 0.0))
+
+
+class Wishes(CrfTarget):
+    """Asks for the corrections it is given; every one of them helps."""
+
+    def __init__(self, crf: float, *wishes: tuple[int, float]) -> None:
+        super().__init__(crf)
+        self.wishes = iter(wishes)
+        self.log: list[tuple[str, int]] = []
+        self.records = 0
+
+    def crf_for(self, gop: int, pictures: list[Picture]) -> float:
+        self.log.append(("begin", gop))
+        return super().crf_for(gop, pictures)
+
+    def record(self, gop: int, result: GopResult) -> None:
+        # Long enough for a base that was begun too soon to show.
+        time.sleep(0.03)
+        self.log.append(("record", gop))
+        self.records += 1
+
+    def error(self) -> float:
+        return 1 / (1 + self.records)
+
+    def correction(self) -> tuple[int, float] | None:
+        return next(self.wishes, None)
+
+
+def encoder(gops: int, *, prompt_bytes: int = 0, base: FakeBase | None = None, **changes: object) -> _Encoder:
+    judging: Future[Judge] = Future()
+    judging.set_result(LumaJudge())
+    options = {"crf": 50.0, "preset": "fast", "gop_seconds": GOP_SECONDS, **changes}
+    made = _Encoder(
+        Source(gops),  # type: ignore[arg-type]
+        EncodeSettings(**options),  # type: ignore[arg-type]
+        FakeGenerator(),
+        judging,
+        ProgressMeter(None, gops * GOP_FRAMES),
+    )
+    made.base = base or FakeBase()  # type: ignore[assignment]
+
+    def decide(base: BaseGop) -> GopResult:
+        decision = SimpleNamespace(base_distance=0.2, distance=0.2, anchors=())
+        return GopResult(
+            base.packets,
+            base.size_bytes,
+            prompt_bytes,
+            decision,  # type: ignore[arg-type]
+            base.crf,
+            base.key_lambda_factor,
+        )
+
+    made.decide = decide  # type: ignore[method-assign]
+    return made
+
+
+def test_a_base_begins_when_the_gop_before_the_last_is_recorded() -> None:
+    """Never sooner, or the bytes would depend on which of two threads is faster."""
+    target = Wishes(50.0)
+    with PacketSpool() as spool:
+        encoder(4).encode_all(target, spool)
+    assert [gop for what, gop in target.log if what == "record"] == [0, 1, 2, 3]
+    for gop in (2, 3):
+        assert target.log.index(("record", gop - 2)) < target.log.index(("begin", gop))
+
+
+def test_a_failure_ends_the_encode_beside_it() -> None:
+    class Endless(FakeBase):
+        ended = False
+
+        def best(self, pictures: list[Picture], crf: float) -> BaseGop:
+            if pictures[0].pts:
+                self.ended = self.cancelled.wait(3)
+            return super().best(pictures, crf)
+
+    made = encoder(2, base=(base := Endless()))
+
+    def fail(base: BaseGop) -> GopResult:
+        raise RuntimeError("decided")
+
+    made.decide = fail  # type: ignore[method-assign]
+    with PacketSpool() as spool, pytest.raises(RuntimeError, match="decided"):
+        made.encode_all(CrfTarget(50.0), spool)
+    assert base.ended
+
+
+def test_a_correction_keeps_the_share_of_the_keyframe() -> None:
+    made = encoder(2)
+    target = Wishes(50.0, (1, 55.0))
+    with PacketSpool() as spool:
+        made.encode_all(target, spool)
+        made.base.factor = 1.0  # type: ignore[attr-defined]
+        made.correct(target, spool)
+    assert made.base.encodes[-1] == (1, 55.0, 0.25)  # type: ignore[attr-defined]
+    assert made.results[1].crf == 55.0
+
+
+@pytest.mark.parametrize(
+    ("target", "corrected"), [({"crf": None, "quality": 0.2}, 2), ({"crf": None, "bitrate_kbps": 100.0}, 1)]
+)
+def test_a_quality_may_correct_two_of_two_gops(target: dict[str, float | None], corrected: int) -> None:
+    made = encoder(2, **target)
+    wishes = Wishes(50.0, (0, 55.0), (1, 55.0))
+    with PacketSpool() as spool:
+        made.encode_all(wishes, spool)
+        made.correct(wishes, spool)
+    assert [made.results[gop].crf for gop in (0, 1)].count(55.0) == corrected
+
+
+def test_no_correction_makes_the_buffer_overflow() -> None:
+    # A GOP has at most 1500 bytes of the line and 3000 of the buffer.
+    made = encoder(2, max_kbps=24.0, buffer_seconds=1.0)
+    target = Wishes(60.0, (0, 45.0))
+    with PacketSpool() as spool:
+        made.encode_all(target, spool)
+        made.correct(target, spool)
+        assert spool.length(0) == GOP_FRAMES
+    assert made.base.encodes[-1][1] == 45.0  # type: ignore[attr-defined]
+    assert made.results[0].crf == 60.0
+    assert made.buffer_note() is None
+
+
+def test_a_gop_that_overflows_does_not_keep_the_others_from_correction() -> None:
+    made = encoder(3, max_kbps=24.0, buffer_seconds=1.0)
+    target = Wishes(66.0, (2, 67.0), (1, 50.0))
+    with PacketSpool() as spool:
+        made.encode_all(target, spool)
+        # There is no room for the first, whatever may be done.
+        made._record(0, replace(made.results[0], base_bytes=4600), target)
+        assert "1 of 3 GOPs" in (made.buffer_note() or "")
+        made.correct(target, spool)
+    assert [made.results[gop].crf for gop in range(3)] == [66.0, 66.0, 67.0]
+    assert "1 of 3 GOPs" in (made.buffer_note() or "")
+
+
+@pytest.mark.parametrize("steepness", [0.6, 1.0, 1.4])
+def test_a_limit_within_reach_is_met_from_any_crf(steepness: float) -> None:
+    made = encoder(1, base=FakeBase(steepness), prompt_bytes=250, crf=10.0, max_kbps=16.0, buffer_seconds=2.0)
+    with PacketSpool() as spool:
+        made.encode_all(CrfTarget(10.0), spool)
+    assert made.buffer_note() is None
+
+
+@pytest.mark.parametrize("prompt_bytes", [0, 400])
+def test_the_buffer_keeps_room_for_twice_the_prompts(prompt_bytes: int) -> None:
+    """They are decided when the base is done, and a GOP may have more than any before it."""
+    made = encoder(3, prompt_bytes=prompt_bytes, crf=40.0, max_kbps=32.0, buffer_seconds=0.5)
+    assert made.buffer is not None
+    reserved = []
+    room = made.buffer.room
+
+    def measured(gop: int, seconds: float) -> float:
+        found = room(gop, seconds)
+        reserved.append((gop, found, made._most_prompt_bytes))
+        return found
+
+    made.buffer.room = measured  # type: ignore[method-assign]
+    with PacketSpool() as spool:
+        made.encode_all(CrfTarget(40.0), spool)
+    most = [least for _, _, least in reserved]
+    assert most[0] > 0
+    assert most[2] == max(most[0], prompt_bytes)
+    for gop, found, least in reserved:
+        coded = made.results[gop].base_bytes
+        assert 0.9 * (found - 2 * least) < coded <= found - 2 * least
