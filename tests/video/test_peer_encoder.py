@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from video_media import RATE, pictures, psnr
 
+from hybridprompt.bitstream.nal import split_nal_units
 from hybridprompt.errors import CodecError, ConfigError
 from hybridprompt.video.peer_encoder import (
     PeerSettings,
@@ -138,3 +139,14 @@ def test_failures_leave_no_file(tmp_path: Path) -> None:
 def test_settings_are_checked(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PeerSettings(**{**values("x264", 30), **changes})
+
+
+def test_x264_codes_every_picture_as_one_slice(tmp_path: Path) -> None:
+    # As its command line does; threads on slices cost it bytes, and the comparison would be unfair.
+    path = tmp_path / "x264.mp4"
+    encode_peer_file(pictures(4, width=64, height=256), peer("x264", 30, width=64, height=256), path)
+    with av.open(str(path)) as container:
+        for packet in container.demux(video=0):
+            if packet.size:
+                kinds = [nal.data[0] & 31 for nal in split_nal_units(bytes(packet), length_size=4)]
+                assert len([kind for kind in kinds if kind in (1, 5)]) == 1

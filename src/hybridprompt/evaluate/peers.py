@@ -118,6 +118,8 @@ class PeerMethod:
             "preset": self.preset,
             "gop_length": reference.gop_length(self.gop_seconds),
             "threads": self.threads,
+            # Beside the version: no other codec's bytes depend on it.
+            **({"thread_type": "frame"} if self.codec == "x264" else {}),
             "search": self.grid.kind,
             **({} if self.crf is None else {"crf": self.crf}),
             "versions": library_versions(),
