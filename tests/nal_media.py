@@ -66,6 +66,11 @@ def encode(pictures: Sequence[Picture], codec: NalCodec, *, crf: int = 30, param
 
 def encode_mp4(pictures: Sequence[Picture], codec: NalCodec, *, crf: int = 30, params: str = "") -> Stream:
     """The same as an MP4 file hands it out: avcC or hvcC, and lengths before the NAL units."""
+    return read_mp4(mp4_file(pictures, codec, crf=crf, params=params), codec)
+
+
+def mp4_file(pictures: Sequence[Picture], codec: NalCodec, *, crf: int = 30, params: str = "") -> bytes:
+    """Encode pictures of even size into an MP4 file."""
     # With fewer, FFmpeg's x265 wrapper sometimes has no dts for its muxer.
     assert len(pictures) >= 6
     file = io.BytesIO()
@@ -76,7 +81,11 @@ def encode_mp4(pictures: Sequence[Picture], codec: NalCodec, *, crf: int = 30, p
         for picture in pictures:
             output.mux(track.encode(picture.to_frame()))
         output.mux(track.encode(None))
-    with av.open(io.BytesIO(file.getvalue())) as container:
+    return file.getvalue()
+
+
+def read_mp4(file: bytes, codec: NalCodec) -> Stream:
+    with av.open(io.BytesIO(file)) as container:
         track = container.streams.video[0]
         packets = tuple(
             (bytes(packet), round(packet.pts * packet.time_base / TICK))

@@ -215,7 +215,7 @@ class Study:
         judge = LpipsJudge()
         decision = GopGate(self.gop, generator, judge, effort, interval, make_fitter(fit)).decide()
         seconds = time.perf_counter() - started
-        packets = attach_prompts(self.packets, decision.anchors)
+        packets = attach_prompts(self.gop, decision.anchors)
         added = sum(len(p.data) for p in packets) - sum(len(p.data) for p in self.packets)
         decoding = GopDecoding(
             self.source.time_base, None, GeneratorRegistry([generator], shipped=False), threads=2

@@ -1,18 +1,23 @@
 """Reports of what a file spends where."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
+from hybridprompt.bitstream.nal import NalCodec
 from hybridprompt.bitstream.obu import insert_metadata
-from hybridprompt.decode.inspect import inspect_file
+from hybridprompt.decode.inspect import StillReport, inspect_file
 from hybridprompt.errors import MediaError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage import METADATA_TYPE
+from hybridprompt.prompt.sections import Still, StillCodec
 from hybridprompt.prompt.syntax import Prompt, Section, encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
-from hybridprompt.video.writers import VideoWriter
+from hybridprompt.video.peer_encoder import write_lossless
+from nal_media import moving, mp4_file, read_mp4
+from nal_prompted_media import still_of, still_prompt, write_nal_file
 from prompted_media import (
     ANCHORS,
     GOP_LENGTH,
@@ -106,10 +111,36 @@ def test_files_without_prompts(base_file: Path) -> None:
     assert report.prompt_kbps == 0
 
 
-def test_only_av1_is_inspected(tmp_path: Path) -> None:
-    with VideoWriter(tmp_path / "h264.mp4", frame_rate=30) as writer:
-        for picture in moving_pictures(3):
-            writer.write(picture)
-        writer.commit()
-    with pytest.raises(MediaError, match="expected av1"):
-        inspect_file(tmp_path / "h264.mp4")
+def test_other_codecs_are_not_inspected(tmp_path: Path) -> None:
+    path = tmp_path / "ffv1.mkv"
+    write_lossless(moving_pictures(3), path, Fraction(30))
+    with pytest.raises(MediaError, match="ffv1, expected av1 or h264 or hevc"):
+        inspect_file(path)
+
+
+@pytest.mark.parametrize("codec", list(NalCodec))
+def test_prompts_of_h264_and_h265(tmp_path: Path, codec: NalCodec) -> None:
+    file = mp4_file(moving(24, 98, 70), codec)
+    still = still_of(moving(1, 98, 70)[0])
+    prompts = {0: still_prompt(still, 98, 70, quantiser=3), 16: a_prompt(size=(98, 70))}
+    path = write_nal_file(tmp_path / "nal.mp4", file, codec, prompts)
+    report = inspect_file(path, generators=[FakeGenerator()])
+    assert (report.width, report.height) == (98, 70)
+    assert [gop.picture_count for gop in report.gops] == [16, 8]
+    plain = [len(data) for data, _ in read_mp4(file, codec).packets]
+    assert [gop.base_bytes for gop in report.gops] == [sum(plain[:16]), sum(plain[16:])]
+    first, second = report.anchors
+    assert first.is_ok
+    assert first.still == StillReport("AV1", 98, 70, len(still.data))
+    assert (first.quantiser, first.generator_name) == (3, "fake")
+    assert second.still is None
+    assert second.pts_seconds == pytest.approx(16 / 30, abs=1e-4)
+    # SEI: length, NAL unit header, payload type and size, UUID, trailing bits.
+    assert second.size_bytes == pytest.approx(len(encode_prompt(prompts[16])) + 4 + 1 + 2 + 16 + 1, abs=1)
+
+
+def test_a_still_that_is_none_is_damage(tmp_path: Path) -> None:
+    file = mp4_file(moving(6, 98, 70), NalCodec.H264)
+    prompt = still_prompt(Still(StillCodec.AV1, b"none"), 98, 70)
+    path = write_nal_file(tmp_path / "nal.mp4", file, NalCodec.H264, {0: prompt})
+    assert inspect_file(path).anchors[0].state.startswith("damaged")

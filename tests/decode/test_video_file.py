@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -11,18 +12,26 @@ import numpy as np
 import pytest
 
 import hybridprompt
+from hybridprompt.bitstream.nal import NalCodec
+from hybridprompt.bitstream.sei import insert_user_data
+from hybridprompt.decode.nal_gop import NalDecoding, decode_nal_gop
 from hybridprompt.decode.warnings import WarningKind
 from hybridprompt.errors import ConfigError, GeneratorError, MediaError
 from hybridprompt.generator.fake import FakeGenerator
+from hybridprompt.prompt.carriage_nal import PROMPT_UUID
 from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
+from hybridprompt.video.packet_reader import PacketReader
 from hybridprompt.video.source import VideoSource
+from nal_media import moving, mp4_file, play, read_mp4
+from nal_prompted_media import still_of, still_prompt, write_nal_file
 from prompted_media import (
     ANCHORS,
     GOP_LENGTH,
     HEIGHT,
     TICK,
     WIDTH,
+    Lookup,
     a_prompt,
     assert_same,
     ffmpeg_decode,
@@ -172,6 +181,213 @@ def test_other_codecs_are_decoded_as_they_are(tmp_path: Path) -> None:
         assert not any(picture.is_anchor for picture in pictures)
         assert [p.pts for p in video.pictures(5 / 30, 3 / 30)] == [p.pts for p in pictures[5:8]]
         assert [p.pts for p in video.pictures(0, 3 / 30)] == [p.pts for p in pictures[:3]]
+
+
+each_nal_codec = pytest.mark.parametrize("codec", list(NalCodec))
+NAL_COUNT = 41
+NAL_SIZE = (98, 70)
+NAL_PROMPTS = (0, 16, 32)
+"""Packets, and pictures, that start the GOPs."""
+
+
+@pytest.fixture(scope="module")
+def nal_files() -> dict[NalCodec, bytes]:
+    return {codec: mp4_file(moving(NAL_COUNT, *NAL_SIZE), codec) for codec in NalCodec}
+
+
+@pytest.fixture(scope="module")
+def nal_paths(nal_files: dict[NalCodec, bytes], tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The first GOP has a still, the others are enhanced."""
+    still = still_of(moving(1, *NAL_SIZE, seed=5)[0])
+    prompts = {
+        0: still_prompt(still, *NAL_SIZE),
+        16: a_prompt(size=NAL_SIZE),
+        32: a_prompt(size=NAL_SIZE, strength=1),
+    }
+    folder = tmp_path_factory.mktemp("nal")
+    return {
+        codec: write_nal_file(folder / f"{codec.value}.mp4", file, codec, prompts)
+        for codec, file in nal_files.items()
+    }
+
+
+@each_nal_codec
+@pytest.mark.parametrize("workers", [1, 3])
+def test_h264_and_h265_with_prompts(
+    nal_paths: dict[NalCodec, Path], nal_files: dict[NalCodec, bytes], codec: NalCodec, workers: int
+) -> None:
+    reader = PacketReader(nal_paths[codec], ("h264", "hevc"))
+    packets = list(reader.packets())
+    decoding = NalDecoding(codec, reader.time_base, reader.extradata, Lookup(FakeGenerator()))
+    expected = [
+        shown.picture.copied().planes
+        for start, stop in pairwise((*NAL_PROMPTS, NAL_COUNT))
+        for shown in decode_nal_gop(packets[start:stop], decoding)
+    ]
+    with hybridprompt.open(nal_paths[codec], generators=[FakeGenerator()], workers=workers) as video:
+        assert (video.width, video.height) == NAL_SIZE
+        assert video.duration_seconds == pytest.approx(NAL_COUNT / 30, abs=0.01)
+        pictures = list(video)
+        assert video.warnings == ()
+    assert_same(planes(pictures), expected)
+    assert [p.pts_seconds for p in pictures] == pytest.approx([n / 30 for n in range(NAL_COUNT)], abs=1e-4)
+    assert [n for n, p in enumerate(pictures) if p.is_anchor] == list(NAL_PROMPTS)
+    assert [n for n, p in enumerate(pictures) if p.is_keyframe] == list(NAL_PROMPTS)
+    plain = play(read_mp4(nal_files[codec], codec))
+    assert all(not np.array_equal(p.y, plain[n].y) for n, p in enumerate(pictures))
+
+
+@each_nal_codec
+def test_the_base_of_h264_and_h265_has_its_stills(
+    nal_paths: dict[NalCodec, Path], nal_files: dict[NalCodec, bytes], codec: NalCodec
+) -> None:
+    plain = play(read_mp4(nal_files[codec], codec))
+    stranger = FakeGenerator(identity=b"stranger")
+    with hybridprompt.open(nal_paths[codec], base=True) as video:
+        base = list(video)
+        assert video.warnings == ()
+    with hybridprompt.open(nal_paths[codec], generators=[stranger]) as video:
+        unknown = list(video)
+        # One that ends in "the base is shown", one for stills: each once for the whole file.
+        assert [warning.kind for warning in video.warnings] == [WarningKind.GENERATOR_UNKNOWN] * 2
+        assert {w.message.split(": ")[1] for w in video.warnings} == {
+            "the base is shown",
+            "the still is shown without generation",
+        }
+    for pictures in (base, unknown):
+        assert_same(planes(pictures[16:]), [plain[n].planes for n in range(16, NAL_COUNT)])
+        assert not any(np.array_equal(p.y, plain[n].y) for n, p in enumerate(pictures[:16]))
+        assert not any(picture.is_anchor for picture in pictures)
+    assert_same(planes(base), planes(unknown))
+
+
+@each_nal_codec
+@pytest.mark.parametrize(
+    ("start", "duration", "expected"),
+    [
+        (None, None, range(NAL_COUNT)),
+        (0, 5 / 30, range(5)),
+        (15 / 30, 3 / 30, range(15, 18)),
+        (16 / 30, 16 / 30, range(16, 32)),
+        (17 / 30, None, range(17, NAL_COUNT)),
+        (31.4 / 30, 1 / 30, range(32, 33)),
+        (40 / 30, 99, range(40, 41)),
+        (1000, None, range(0)),
+        (0, 0, range(0)),
+    ],
+)
+def test_parts_of_h264_and_h265_files(
+    nal_paths: dict[NalCodec, Path], codec: NalCodec, start: float, duration: float, expected: range
+) -> None:
+    with hybridprompt.open(nal_paths[codec], generators=[FakeGenerator()]) as video:
+        whole = list(video)
+        part = list(video.pictures(start, duration))
+    assert [round(picture.pts_seconds * 30) for picture in part] == list(expected)
+    assert_same(planes(part), planes(whole[n] for n in expected))
+
+
+@each_nal_codec
+def test_nothing_of_a_gop_after_the_end_is_decoded(
+    tmp_path: Path, nal_files: dict[NalCodec, bytes], codec: NalCodec
+) -> None:
+    good = encode_prompt(a_prompt(size=NAL_SIZE))
+    path = write_nal_file(tmp_path / "bad.mp4", nal_files[codec], codec, {0: good, 16: good[:-1]})
+    with hybridprompt.open(path, generators=[FakeGenerator()]) as video:
+        assert len(list(video.pictures(0, 16 / 30))) == 16
+        assert video.warnings == ()
+        assert len(list(video.pictures(0, 17 / 30))) == 17
+        assert [warning.kind for warning in video.warnings] == [WarningKind.PROMPT_DAMAGED]
+        assert video.warnings[0].pts_seconds == pytest.approx(16 / 30, abs=1e-4)
+
+
+@each_nal_codec
+def test_only_the_first_keyframes_prompt_makes_a_prompted_file(
+    tmp_path: Path, nal_files: dict[NalCodec, bytes], codec: NalCodec
+) -> None:
+    path = write_nal_file(tmp_path / "late.mp4", nal_files[codec], codec, {16: a_prompt(size=NAL_SIZE)})
+    with hybridprompt.open(path, generators=[FakeGenerator()]) as video:
+        pictures = list(video)
+    assert_same(planes(pictures), ffmpeg_decode(path))
+    assert not any(picture.is_anchor or picture.is_keyframe for picture in pictures)
+    damaged = encode_prompt(a_prompt(size=NAL_SIZE))[:-1]
+    path = write_nal_file(
+        tmp_path / "damaged.mp4", nal_files[codec], codec, {0: damaged, 16: a_prompt(size=NAL_SIZE)}
+    )
+    with hybridprompt.open(path, generators=[FakeGenerator()]) as video:
+        assert [n for n, p in enumerate(video) if p.is_anchor] == [16]
+
+
+@each_nal_codec
+def test_a_first_keyframe_with_two_prompts_makes_a_prompted_file(
+    tmp_path: Path, nal_files: dict[NalCodec, bytes], codec: NalCodec
+) -> None:
+    """Which of them it should be cannot be told, but there is no doubt that the file has prompts."""
+    good = encode_prompt(a_prompt(size=NAL_SIZE))
+    once = write_nal_file(tmp_path / "once.mp4", nal_files[codec], codec, dict.fromkeys((0, 16), good))
+
+    def twice(unit: bytes) -> bytes:
+        return insert_user_data(unit, PROMPT_UUID, good, codec=codec, length_size=4)
+
+    path = write_nal_file(tmp_path / "twice.mp4", once.read_bytes(), codec, {}, changes={0: twice})
+    with hybridprompt.open(path, generators=[FakeGenerator()]) as video:
+        assert [n for n, p in enumerate(video) if p.is_anchor] == [16]
+        assert "2 prompts" in video.warnings[0].message
+
+
+@each_nal_codec
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_h264_and_h265_in_other_containers(
+    tmp_path: Path,
+    nal_paths: dict[NalCodec, Path],
+    nal_files: dict[NalCodec, bytes],
+    codec: NalCodec,
+    suffix: str,
+) -> None:
+    prompts = dict.fromkeys(NAL_PROMPTS, a_prompt(size=NAL_SIZE))
+    mp4, other = (
+        write_nal_file(tmp_path / f"a.{kind}", nal_files[codec], codec, prompts) for kind in ("mp4", suffix)
+    )
+    with hybridprompt.open(mp4, generators=[FakeGenerator()]) as video:
+        expected = planes(video)
+    with hybridprompt.open(other, generators=[FakeGenerator()]) as video:
+        whole = list(video)
+        assert_same(planes(whole), expected)
+        assert [n for n, p in enumerate(whole) if p.is_anchor] == list(NAL_PROMPTS)
+        for start in (1, 14, 15, 16, 17, 31, 32, 40):
+            part = list(video.pictures(whole[start].pts_seconds, 3 / 30))
+            assert [p.pts for p in part] == [p.pts for p in whole[start : start + 3]]
+            assert_same(planes(part), expected[start : start + 3])
+        assert video.warnings == ()
+
+
+def test_pictures_shown_before_the_keyframe_they_follow(tmp_path: Path) -> None:
+    """Leading pictures (H.265 RADL): the end of a part lies between them and their keyframe."""
+    file = mp4_file(moving(NAL_COUNT, *NAL_SIZE), NalCodec.H265, params="radl=2")
+    stream = read_mp4(file, NalCodec.H265)
+    keyframe = next(n for n, (_, pts) in enumerate(stream.packets) if n and pts % 16 == 0 and pts)
+    leading = [pts for _, pts in stream.packets[keyframe + 1 :] if pts < stream.packets[keyframe][1]]
+    assert leading
+    path = write_nal_file(tmp_path / "radl.mp4", file, NalCodec.H265, {0: a_prompt(size=NAL_SIZE)})
+    with hybridprompt.open(path, generators=[FakeGenerator()]) as video:
+        whole = planes(video)
+        assert len(whole) == NAL_COUNT
+        for start in range(10, 22):
+            assert_same(planes(video.pictures(start / 30, 2 / 30)), whole[start : start + 2])
+
+
+@each_nal_codec
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_rotated_h264_and_h265_files_are_turned(
+    tmp_path: Path, nal_files: dict[NalCodec, bytes], codec: NalCodec, rotation: int
+) -> None:
+    path = write_nal_file(
+        tmp_path / "turned.mp4", nal_files[codec], codec, {0: a_prompt(size=NAL_SIZE)}, rotation=rotation
+    )
+    with hybridprompt.open(path, base=True) as video:
+        pictures = list(video)
+        assert (pictures[0].width, pictures[0].height) == (video.width, video.height)
+        assert pictures[0].is_keyframe
+    assert_same(planes(pictures), [picture.planes for picture in VideoSource(path)])
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])

@@ -55,7 +55,7 @@ class FakeBase:
         return self.encode(pictures, crf, self.factor)
 
     def again(self, base: BaseGop, crf: float) -> BaseGop:
-        return self.encode(base.pictures, crf, base.key_lambda_factor)
+        return self.encode(base.pictures, crf, base.variant)
 
 
 class Source:
@@ -119,7 +119,7 @@ def encoder(gops: int, *, prompt_bytes: int = 0, base: FakeBase | None = None, *
             prompt_bytes,
             decision,  # type: ignore[arg-type]
             base.crf,
-            base.key_lambda_factor,
+            base.variant,
         )
 
     made.decide = decide  # type: ignore[method-assign]

@@ -180,7 +180,7 @@ def test_decision_holds_in_a_decode(moving, moving_packets, preset: str) -> None
     """The distances are those of a plain decode of the prompted packets, measured here."""
     gop = gop_of(moving_packets, moving.__getitem__)
     decision = decide(gop, Oracle(moving), PRESETS[preset], interval=32)
-    prompted = attach_prompts(moving_packets, decision.anchors)
+    prompted = attach_prompts(gop, decision.anchors)
     samples = sample_frames(100, PRESETS[preset].sample_frames)
     for packets, expected in ((moving_packets, decision.base_distance), (prompted, decision.distance)):
         decoding = GopDecoding(TICK, generators=Lookup(Oracle(moving)))
@@ -303,8 +303,9 @@ def test_prompts_that_are_there_already_change_nothing(still, still_packets) -> 
     def source(frame: int) -> Picture:
         return brighter(still[frame], 8)
 
-    wanted = decide(gop_of(still_packets, source), FakeGenerator(8))
-    prompted = attach_prompts(still_packets, wanted.anchors)
+    gop = gop_of(still_packets, source)
+    wanted = decide(gop, FakeGenerator(8))
+    prompted = attach_prompts(gop, wanted.anchors)
     assert decide(gop_of(prompted, source), FakeGenerator(8)) == wanted
 
 

@@ -348,13 +348,13 @@ def test_the_keyframe_gets_the_bytes_that_serve_it_best(two_scenes: Path, monkey
     assert len(rich.packets[0].data) > len(plain.packets[0].data)
     worth = {}
     for base in (plain, rich):
-        worth[base.key_lambda_factor] = math.log(encoder.distance(base)) + 0.95 * math.log(base.size_bytes)
-    assert encoder.best(pictures, 50.0).key_lambda_factor == min(worth, key=lambda factor: worth[factor])
+        worth[base.variant] = math.log(encoder.distance(base)) + 0.95 * math.log(base.size_bytes)
+    assert encoder.best(pictures, 50.0).variant == min(worth, key=lambda factor: worth[factor])
     # It follows what the judge says, not a rule.
-    monkeypatch.setattr(BaseEncoder, "distance", lambda self, base: base.key_lambda_factor**3)
-    assert encoder.best(pictures, 50.0).key_lambda_factor == 0.4
-    monkeypatch.setattr(BaseEncoder, "distance", lambda self, base: base.key_lambda_factor**-3)
-    assert encoder.best(pictures, 50.0).key_lambda_factor == 1.0
+    monkeypatch.setattr(BaseEncoder, "distance", lambda self, base: base.variant**3)
+    assert encoder.best(pictures, 50.0).variant == 0.4
+    monkeypatch.setattr(BaseEncoder, "distance", lambda self, base: base.variant**-3)
+    assert encoder.best(pictures, 50.0).variant == 1.0
     assert encoder.again(rich, 50.0).packets == rich.packets
     assert source.average_rate == Fraction(30)
 

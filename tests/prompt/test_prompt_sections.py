@@ -1,4 +1,4 @@
-"""Quantiser and gate: round trips, the modes of the gate, bounds, and any bytes at all."""
+"""Quantiser, gate and still: round trips, the modes of the gate, bounds, and any bytes at all."""
 
 import contextlib
 import tracemalloc
@@ -14,12 +14,17 @@ from hybridprompt.prompt.sections import (
     GateMap,
     PromptContent,
     SectionType,
+    Still,
+    StillCodec,
     build_prompt,
     decode_gate,
     decode_quantiser,
+    decode_still,
     encode_gate,
     encode_quantiser,
+    encode_still,
     grid_shape,
+    has_still,
     parse_sections,
 )
 from hybridprompt.prompt.syntax import Prompt, PromptError, Section, decode_prompt, encode_prompt
@@ -217,6 +222,52 @@ def test_quantiser_is_one_byte() -> None:
     for quantiser in (-1, 256):
         with pytest.raises(PromptError):
             encode_quantiser(quantiser)
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=1, max_size=70000), st.none() | st.integers(0, 255), st.booleans())
+def test_still_round_trip(data: bytes, quantiser: int | None, gated: bool) -> None:
+    still, gate = Still(StillCodec.AV1, data), GateMap.uniform(320, 180) if gated else None
+    prompt = build_prompt(GENERATOR_ID, 320, 180, quantiser, gate, still)
+    decoded = decode_prompt(encode_prompt(prompt))
+    assert decoded == prompt
+    assert has_still(decoded)
+    assert parse_sections(decoded) == PromptContent(quantiser, GateMap.uniform(320, 180), still)
+
+
+def test_still_layout() -> None:
+    assert encode_still(Still(StillCodec.AV1, b"coded")) == b"\1coded"
+    assert SectionType.STILL == 3
+    assert repr(Still(StillCodec.AV1, b"coded")) == "Still(AV1, size_bytes=5)"
+    without = build_prompt(GENERATOR_ID, 320, 180, 9, None)
+    assert not has_still(without)
+    assert parse_sections(without).still is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"", "0 bytes, expected a codec"),
+        (b"\1", "still of 0 bytes"),
+        (b"\0coded", "codec 0"),
+        (b"\2coded", "codec 2"),
+    ],
+)
+def test_malformed_stills_are_refused(payload: bytes, message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        decode_still(payload)
+    prompt = Prompt(GENERATOR_ID, 320, 180, (Section(SectionType.STILL, payload),))
+    with pytest.raises(PromptError, match=message):
+        parse_sections(prompt)
+    assert has_still(prompt)
+
+
+def test_a_still_comes_once_and_has_data() -> None:
+    section = Section(SectionType.STILL, b"\1coded")
+    with pytest.raises(PromptError, match="two sections of type STILL"):
+        parse_sections(Prompt(GENERATOR_ID, 320, 180, (section, section)))
+    with pytest.raises(PromptError, match="0 bytes"):
+        Still(StillCodec.AV1, b"")
 
 
 def test_uniform_gate_takes_an_index() -> None:

@@ -111,6 +111,39 @@ def test_other_containers_are_read(tmp_path: Path, suffix: str) -> None:
     assert len(reader.keyframe_pts()) == 2
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize(("library", "codec"), [("libx264", "h264"), ("libx265", "hevc")])
+def test_other_codecs_come_in_decoding_order(tmp_path: Path, library: str, codec: str, suffix: str) -> None:
+    params = "keyint=12:min-keyint=12:scenecut=0:open-gop=0:bframes=3:b-adapt=0"
+    options = {"preset": "fast", f"{library[3:]}-params": params}
+    path = write_clip(tmp_path / f"a.{suffix}", pictures(40), codec=library, options=options)
+    reader = PacketReader(path, ("av1", "h264", "hevc"))
+    assert reader.codec == codec
+    packets = list(reader)
+    times = [round((p.pts - reader.start_pts) * reader.time_base / TICK) for p in packets]
+    assert sorted(times) == list(range(40))
+    assert times != sorted(times)
+    assert [t for t, p in zip(times, packets, strict=True) if p.is_keyframe] == [0, 12, 24, 36]
+    assert all(p.dts <= p.pts for p in packets)
+    if suffix == "mp4":  # Matroska has no decoding times
+        assert [p.dts for p in packets] == sorted({p.dts for p in packets})
+    assert reader.keyframe_pts() == [p.pts for p in packets if p.is_keyframe]
+    for start in range(40):
+        pts = packets[times.index(start)].pts - reader.start_pts
+        found = list(reader.packets(float(pts * reader.time_base)))
+        first = times.index(start // 12 * 12)
+        if suffix == "ts":  # which has no index
+            first = len(packets) - len(found)
+            assert found[0].is_keyframe
+            assert times[first] <= start
+        assert [(p.data, p.pts) for p in found] == [(p.data, p.pts) for p in packets[first:]]
+    assert PacketReader(path, (codec,)).codec == codec
+    with pytest.raises(MediaError, match=f"its video is {codec}, expected av1$"):
+        PacketReader(path)
+    with pytest.raises(MediaError, match=f"its video is {codec}, expected av1 or vp9"):
+        PacketReader(path, ("av1", "vp9"))
+
+
 def test_not_av1(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"c\.mp4: its video is h264, expected av1"):
         PacketReader(write_clip(tmp_path / "c.mp4", pictures(2)))

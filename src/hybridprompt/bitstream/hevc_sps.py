@@ -8,6 +8,7 @@ pictures stay the same; putting them into display order is left to the caller. T
 SPS does not conform if pictures are reordered: it is for the client's own decoder, never for a file.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 from hybridprompt.bitstream.bits import BitReader, BitWriter
@@ -32,6 +33,26 @@ _GENERAL_PROFILE_BITS: Final = 88
 _LEVEL_BITS: Final = 8
 
 
+@dataclass(frozen=True, slots=True)
+class H265Sps:
+    """Fields of a sequence parameter set.
+
+    coded_size: width and height in luma samples. crop: luma samples outside the conformance window at left,
+    right, top and bottom. max_num_reorder: how many pictures may precede one in decoding order and follow it
+    in output order, of the highest sub-layer.
+    """
+
+    id: int
+    coded_size: tuple[int, int]
+    crop: tuple[int, int, int, int]
+    max_num_reorder: int
+
+
+def parse_sps(nal: bytes) -> H265Sps:
+    """Read an SPS NAL unit of the base layer. Raises `BitstreamError` when it is malformed."""
+    return _parsed(nal)[0]
+
+
 def sps_without_reordering(nal: bytes) -> bytes:
     """Return an SPS NAL unit with sps_max_num_reorder_pics and sps_max_latency_increase_plus1 0 in all
     sub-layers.
@@ -44,17 +65,8 @@ def sps_without_reordering(nal: bytes) -> bytes:
         raise BitstreamError(f"NAL unit has type {header.nal_unit_type}, expected {H265Nal.SPS} (SPS)")
     if header.nuh_layer_id:
         return nal
-    if len(nal) > MAX_SPS_BYTES:
-        raise BitstreamError(f"SPS has {len(nal)} bytes, expected at most {MAX_SPS_BYTES}")
-    rbsp = remove_emulation_prevention(nal[_HEADER_BYTES:])
-    copy = _Copy(rbsp)
-    try:
-        changed = _copy_sps(copy)
-    except BitstreamError as error:
-        raise BitstreamError(f"SPS of {len(nal)} bytes: {error}") from error
-    if not changed:
-        return nal
-    return nal[:_HEADER_BYTES] + add_emulation_prevention(copy.writer.to_bytes())
+    _, rewritten = _parsed(nal)
+    return nal if rewritten is None else nal[:_HEADER_BYTES] + add_emulation_prevention(rewritten)
 
 
 def unit_without_reordering(unit: bytes, *, length_size: int | None = None) -> bytes:
@@ -76,6 +88,18 @@ def configuration_without_reordering(configuration: bytes) -> bytes:
         return sps_without_reordering(nal) if parse_h265_header(nal).nal_unit_type == H265Nal.SPS else nal
 
     return map_parameter_sets(configuration, change, codec=NalCodec.H265)
+
+
+def _parsed(nal: bytes) -> tuple[H265Sps, bytes | None]:
+    """What an SPS says, and its payload without reordering where that is another one."""
+    if len(nal) > MAX_SPS_BYTES:
+        raise BitstreamError(f"SPS has {len(nal)} bytes, expected at most {MAX_SPS_BYTES}")
+    copy = _Copy(remove_emulation_prevention(nal[_HEADER_BYTES:]))
+    try:
+        sps, changed = _copy_sps(copy)
+    except BitstreamError as error:
+        raise BitstreamError(f"SPS of {len(nal)} bytes: {error}") from error
+    return sps, copy.writer.to_bytes() if changed else None
 
 
 class _Copy:
@@ -106,27 +130,27 @@ class _Copy:
         write_trailing_bits(self.writer)
 
 
-def _copy_sps(copy: _Copy) -> bool:
-    """Copy seq_parameter_set_rbsp(); return whether anything changed."""
+def _copy_sps(copy: _Copy) -> tuple[H265Sps, bool]:
+    """Copy seq_parameter_set_rbsp(); return what it said, and whether anything changed."""
     copy.u(4)  # sps_video_parameter_set_id
     max_sub_layers_minus1 = copy.u(3)
     if max_sub_layers_minus1 > 6:
         raise BitstreamError(f"sps_max_sub_layers_minus1 is {max_sub_layers_minus1}, expected at most 6")
     copy.u(1)  # sps_temporal_id_nesting_flag
     _copy_profile_tier_level(copy, max_sub_layers_minus1)
-    copy.ue("sps_seq_parameter_set_id", 15)
-    if copy.ue("chroma_format_idc", 3) == 3:
+    sps_id = copy.ue("sps_seq_parameter_set_id", 15)
+    chroma_format_idc = copy.ue("chroma_format_idc", 3)
+    if chroma_format_idc == 3:
         copy.u(1)  # separate_colour_plane_flag
-    for name in ("pic_width_in_luma_samples", "pic_height_in_luma_samples"):
-        copy.ue(name, 1 << 16)
-    if copy.u(1):  # conformance_window_flag
-        for side in ("left", "right", "top", "bottom"):
-            copy.ue(f"conf_win_{side}_offset", 1 << 16)
+    width = copy.ue("pic_width_in_luma_samples", 1 << 16)
+    height = copy.ue("pic_height_in_luma_samples", 1 << 16)
+    crop = _copy_window(copy, chroma_format_idc)
     copy.ue("bit_depth_luma_minus8", 8)
     copy.ue("bit_depth_chroma_minus8", 8)
     copy.ue("log2_max_pic_order_cnt_lsb_minus4", 12)
     all_sub_layers = copy.u(1)  # sps_sub_layer_ordering_info_present_flag
     changed = False
+    reorder = 0
     for _ in range(0 if all_sub_layers else max_sub_layers_minus1, max_sub_layers_minus1 + 1):
         copy.ue("sps_max_dec_pic_buffering_minus1", 15)
         reorder = read_ue(copy.reader, name="sps_max_num_reorder_pics", maximum=15)
@@ -135,7 +159,19 @@ def _copy_sps(copy: _Copy) -> bool:
         write_ue(copy.writer, 0)
         changed = changed or bool(reorder or latency)
     copy.rest()
-    return changed
+    return H265Sps(sps_id, (width, height), crop, reorder), changed
+
+
+def _copy_window(copy: _Copy, chroma_format_idc: int) -> tuple[int, int, int, int]:
+    """Copy the conformance window; return luma samples at left, right, top and bottom."""
+    if not copy.u(1):  # conformance_window_flag
+        return 0, 0, 0, 0
+    # SubWidthC, SubHeightC (table 6-1)
+    units = {1: (2, 2), 2: (2, 1)}.get(chroma_format_idc, (1, 1))
+    left, right, top, bottom = (
+        copy.ue(f"conf_win_{side}_offset", 1 << 16) for side in ("left", "right", "top", "bottom")
+    )
+    return units[0] * left, units[0] * right, units[1] * top, units[1] * bottom
 
 
 def _copy_profile_tier_level(copy: _Copy, max_sub_layers_minus1: int) -> None:

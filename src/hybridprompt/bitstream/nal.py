@@ -45,10 +45,12 @@ class H264Nal:
 class H265Nal:
     """nal_unit_type of H.265 (table 7-1), as far as it matters here."""
 
+    IDR: Final = frozenset({19, 20})  # with leading pictures that can be decoded, and without
     VPS: Final = 32
     SPS: Final = 33
     PPS: Final = 34
     PREFIX_SEI: Final = 39
+    SUFFIX_SEI: Final = 40
     VCL: Final = frozenset(range(32))
 
 
@@ -164,6 +166,12 @@ def first_vcl(nals: Iterable[NalUnit], codec: NalCodec) -> NalUnit | None:
     """
     vcl = H264Nal.VCL if codec is NalCodec.H264 else H265Nal.VCL
     return next((nal for nal in nals if nal_type(nal, codec) in vcl), None)
+
+
+def has_idr(unit: bytes, codec: NalCodec, *, length_size: int | None = None) -> bool:
+    """Say whether an access unit holds an IDR picture. Raises `BitstreamError` for a malformed one."""
+    kinds = {H264Nal.SLICE_IDR} if codec is NalCodec.H264 else H265Nal.IDR
+    return any(nal_type(nal, codec) in kinds for nal in split_nal_units(unit, length_size=length_size))
 
 
 def add_emulation_prevention(rbsp: bytes) -> bytes:

@@ -113,7 +113,9 @@ def encode(
     ] = None,
     crf: Annotated[
         float | None,
-        typer.Option(help="Constant quality instead: 1 to 70, lower is finer.", show_default=False),
+        typer.Option(
+            help="Constant quality instead: 1 to 70 (51 but for AV1), lower is finer.", show_default=False
+        ),
     ] = None,
     quality: Annotated[
         float | None,
@@ -142,10 +144,26 @@ def encode(
             metavar="SIZE|FILE", help="Generator: small, medium, or an ONNX file.", show_default="medium"
         ),
     ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="enhance: a stream that any player shows whole, refined by prompts; "
+            "replace: keyframes are in prompts only."
+        ),
+    ] = "enhance",
+    codec: Annotated[str, typer.Option(help="av1, h265 or h264.")] = "av1",
+    legacy_keyframe: Annotated[
+        int | None,
+        typer.Option(
+            metavar="BYTES",
+            help="With --mode replace: a keyframe of so many bytes for players without prompts.",
+            show_default="grey",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Encode a video to AV1 with generated keyframes and anchors."""
+    """Encode a video with generated keyframes and anchors."""
     from hybridprompt.encode.pipeline import encode_file
     from hybridprompt.encode.settings import EncodeSettings
 
@@ -160,6 +178,9 @@ def encode(
         anchor_interval=parse_interval(anchor_interval),
         tune=tune,  # type: ignore[arg-type]  # checked by EncodeSettings
         generator=generator,
+        mode=mode,  # type: ignore[arg-type]  # checked by EncodeSettings
+        codec=codec,  # type: ignore[arg-type]  # checked by EncodeSettings
+        legacy_keyframe_bytes=legacy_keyframe,
         overwrite=overwrite,
     )
     with _live_progress() as progress:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    input_path: Annotated[Path, typer.Argument(metavar="FILE", help="An AV1 file.")],
+    input_path: Annotated[Path, typer.Argument(metavar="FILE", help="An AV1, H.264 or H.265 file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Show the report as JSON.")] = False,
     generator: Annotated[
         list[Path] | None,
@@ -61,7 +61,7 @@ def _gop_table(found: "FileReport") -> Table:
 
 def _anchor_table(found: "FileReport") -> Table:
     table = Table(title="Prompts")
-    for name in ("time s", "bytes", "quantiser", "gate"):
+    for name in ("time s", "bytes", "quantiser", "gate", "still"):
         table.add_column(name, justify="right")
     for name in ("sections", "generator", "state"):
         table.add_column(name)
@@ -71,6 +71,7 @@ def _anchor_table(found: "FileReport") -> Table:
             str(anchor.size_bytes),
             "-" if anchor.quantiser is None else str(anchor.quantiser),
             _gate(anchor),
+            _still(anchor),
             ", ".join(f"{s.name or s.type} {s.size_bytes}" for s in anchor.sections) or "-",
             escape(_generator(anchor)),
             "ok" if anchor.is_ok else f"[red]{escape(anchor.state)}[/]",
@@ -82,6 +83,11 @@ def _gate(anchor: "AnchorReport") -> str:
     if anchor.gate_coverage is None or anchor.gate_strength is None:
         return "-"
     return f"{anchor.gate_coverage:.0%} of blocks, mean {anchor.gate_strength:.2f}"
+
+
+def _still(anchor: "AnchorReport") -> str:
+    still = anchor.still
+    return "-" if still is None else f"{still.codec} {still.width}x{still.height}, {still.size_bytes} bytes"
 
 
 def _generator(anchor: "AnchorReport") -> str:

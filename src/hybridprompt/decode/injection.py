@@ -7,46 +7,34 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Final, Protocol
 
 from hybridprompt.bitstream.show_hidden import SplitUnit
+from hybridprompt.decode import headers
+from hybridprompt.decode.generation import (
+    MAX_GENERATIONS,
+    GeneratorLookup,
+    UnusablePromptError,
+    check_size,
+    generated_planes,
+    misfit,
+    read_prompt,
+    relevant,
+)
+from hybridprompt.decode.gop import GopPicture, read_only
 from hybridprompt.decode.headers import HeaderHistory, existing_slot
-from hybridprompt.decode.warnings import DecodeWarning, WarningKind
-from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
-from hybridprompt.generator.base import Generator
+from hybridprompt.decode.warnings import DecodeWarning
+from hybridprompt.errors import BitstreamError
 from hybridprompt.prompt.carriage import extract
-from hybridprompt.prompt.sections import parse_sections
-from hybridprompt.prompt.syntax import MAGIC, Prompt, decode_prompt
+from hybridprompt.prompt.syntax import MAGIC, Prompt
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.packet_decoder import DecodedFrame
-from hybridprompt.video.picture import Picture
 
-MAX_GENERATIONS: Final = 2
+__all__ = ["MAX_GENERATIONS", "GeneratorLookup", "GopDecoding", "GopPicture", "decode_gop"]
 
 _log = logging.getLogger(__name__)
-
-
-class GeneratorLookup(Protocol):
-    """Where generators come from; `generator.registry.GeneratorRegistry` is one."""
-
-    def find(self, identity: bytes) -> Generator | None:
-        """Return the generator of that identity, None if it is not known. Raises GeneratorError."""
-
-
-@dataclass(frozen=True, slots=True)
-class GopPicture:
-    """One picture of a GOP in display order, with read-only planes that nothing will change any more.
-
-    `index` is that of its packet in the GOP. `is_anchor`: this is a generated picture.
-    """
-
-    picture: Picture
-    index: int
-    is_keyframe: bool
-    is_anchor: bool
 
 
 @dataclass(frozen=True)
@@ -54,10 +42,10 @@ class GopDecoding:
     """What decoding a GOP needs beside its packets, the same for all GOPs of a stream.
 
     extradata: the container's codec configuration (av1C or a sequence header OBU). time_base: unit of the
-    packets' pts in seconds. generators: None decodes the base. threads: dav1d's, per GOP. on_warning: called
-    once for each anchor whose prompt cannot be used; logs by default. generation_slots: held while a
-    generator runs, to bound how many do at a time: each takes memory for its activations, more than the
-    pictures do.
+    packets' pts in seconds. generators: None decodes the base, with stills in place of stubs. threads:
+    dav1d's, per GOP. on_warning: called once for each anchor whose prompt cannot be used; logs by default.
+    generation_slots: held while a generator runs, to bound how many do at a time: each takes memory for its
+    activations, more than the pictures do.
     """
 
     time_base: Fraction
@@ -73,6 +61,14 @@ class GopDecoding:
         """Return a decoder for this stream. Raises CodecError when its extradata is refused."""
         return Av1Decoder(self.extradata, time_base=self.time_base, threads=self.threads)
 
+    def starts_gop(self, packet: CodedPacket) -> bool:
+        """Say whether decoding can start at this packet; see `headers.starts_gop`."""
+        return headers.starts_gop(packet, self.extradata)
+
+    def decode_gop(self, packets: Iterable[CodedPacket], decoder: Av1Decoder) -> Iterator[GopPicture]:
+        """Decode one GOP; see `decode_gop`."""
+        return decode_gop(packets, self, decoder=decoder)
+
 
 def decode_gop(
     packets: Iterable[CodedPacket],
@@ -87,43 +83,26 @@ def decode_gop(
     stream before; a new one by default. prompts: by packet index, instead of what those packets carry (None:
     nothing).
 
-    A prompt that cannot be used leaves the base picture and causes one warning; one on a packet that shows no
-    picture is ignored. Raises CodecError for a packet that cannot be decoded.
+    A prompt that cannot be used leaves the base picture and causes one warning; so does one whose still can
+    be shown, but not be generated from. One on a packet that shows no picture is ignored. Raises CodecError
+    for a packet that cannot be decoded.
     """
     if decoder is None:
         with decoding.new_decoder() as own:
             yield from decode_gop(packets, decoding, decoder=own, prompts=prompts)
         return
-    injector = (
-        None if decoding.generators is None else _Injector(decoding, decoding.generators, prompts or {})
-    )
+    injector = _Injector(decoding, prompts or {})
     for index, packet in enumerate(packets):
-        if injector is None:
-            frames: Sequence[DecodedFrame] = decoder.decode(packet.data, packet.pts)
-            is_anchor = False
-        else:
-            frames, is_anchor = injector.decode(decoder, index, packet)
+        frames, is_anchor = injector.decode(decoder, index, packet)
         for frame in frames:
-            yield GopPicture(_read_only(frame.picture), index, frame.is_keyframe, is_anchor)
-
-
-class _UnusablePromptError(Exception):
-    """Why the base picture stays; never leaves this module."""
-
-    def __init__(self, kind: WarningKind, message: str, *, whole_file: bool = False) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.whole_file = whole_file
+            yield GopPicture(read_only(frame.picture), index, frame.is_keyframe, is_anchor)
 
 
 class _Injector:
     """Replaces the anchors of one GOP by generated pictures, in the decoder too."""
 
-    def __init__(
-        self, decoding: GopDecoding, generators: GeneratorLookup, prompts: Mapping[int, Prompt | None]
-    ) -> None:
+    def __init__(self, decoding: GopDecoding, prompts: Mapping[int, Prompt | None]) -> None:
         self._decoding = decoding
-        self._generators = generators
         self._prompts = prompts
         self._headers = HeaderHistory(decoding.extradata)
 
@@ -140,7 +119,7 @@ class _Injector:
         try:
             prompt = self._prompt(index, packet)
             split = None if prompt is None else self._split(packet)
-        except _UnusablePromptError as problem:
+        except UnusablePromptError as problem:
             self._warn(packet, problem)
             prompt = None
         if prompt is None or split is None:
@@ -158,14 +137,10 @@ class _Injector:
         try:
             return self._headers.split(packet.data)
         except BitstreamError as error:
-            raise _UnusablePromptError(
-                WarningKind.PROMPT_MISFIT,
-                f"the frame of a prompt cannot be reached ({error}): the base is shown",
-            ) from error
+            raise misfit(f"the frame of a prompt cannot be reached ({error})") from error
 
-    def _warn(self, packet: CodedPacket, problem: _UnusablePromptError) -> None:
-        pts_seconds = None if problem.whole_file else float(packet.pts * self._decoding.time_base)
-        self._decoding.on_warning(DecodeWarning(problem.kind, str(problem), pts_seconds))
+    def _warn(self, packet: CodedPacket, problem: UnusablePromptError) -> None:
+        self._decoding.on_warning(problem.warning(float(packet.pts * self._decoding.time_base)))
 
     def _inject(
         self,
@@ -180,105 +155,54 @@ class _Injector:
             return False
         try:
             self._check_anchor(packet, prompt, frames[0], is_hidden=hidden_base_q_idx is not None)
-            self._generate(prompt, frames[0], hidden_base_q_idx)
-            return True
-        except _UnusablePromptError as problem:
+            return self._generate(packet, prompt, frames[0], hidden_base_q_idx)
+        except UnusablePromptError as problem:
             self._warn(packet, problem)
             return False
 
     def _prompt(self, index: int, packet: CodedPacket) -> Prompt | None:
         if index in self._prompts:
-            return self._prompts[index]
+            return relevant(self._prompts[index], self._decoding.generators)
         # Looking for the magic first spares most packets the parsing.
         if MAGIC not in packet.data:
             return None
-        try:
-            prompt_bytes = extract(packet.data)
-            return None if prompt_bytes is None else decode_prompt(prompt_bytes)
-        except BitstreamError as error:
-            raise _damaged(error) from error
+        return read_prompt(lambda: extract(packet.data), self._decoding.generators)
 
     def _check_anchor(
         self, packet: CodedPacket, prompt: Prompt, frame: DecodedFrame, *, is_hidden: bool
     ) -> None:
         """Raise unless the prompt is for a picture of this size, which may be overwritten here."""
-        misfit = WarningKind.PROMPT_MISFIT
         if frame.has_film_grain:
-            raise _UnusablePromptError(misfit, "a prompt in a stream with film grain: the base is shown")
+            raise misfit("a prompt in a stream with film grain")
         if not frame.can_overwrite:
-            raise _UnusablePromptError(
-                misfit, "a prompt for a picture that is not 8-bit 4:2:0: the base is shown"
-            )
-        size = frame.picture.width, frame.picture.height
-        if size != (prompt.width, prompt.height):
-            raise _UnusablePromptError(
-                misfit,
-                f"a prompt for {prompt.width}x{prompt.height} at a picture of {size[0]}x{size[1]}: "
-                "the base is shown",
-            )
+            raise misfit("a prompt for a picture that is not 8-bit 4:2:0")
+        check_size(prompt, frame.picture.width, frame.picture.height)
         if is_hidden:
             return
         try:
-            if existing_slot(packet.data) is not None and self._headers.last_shown().is_repeat:
-                # Its buffer is already in the hands of whoever got the picture the first time.
-                raise _UnusablePromptError(misfit, "a prompt for a picture shown before: the base is shown")
+            is_repeat = existing_slot(packet.data) is not None and self._headers.last_shown().is_repeat
         except BitstreamError as error:
-            raise _UnusablePromptError(misfit, f"headers are damaged ({error}): the base is shown") from error
+            raise misfit(f"headers are damaged ({error})") from error
+        if is_repeat:
+            # Its buffer is already in the hands of whoever got the picture the first time.
+            raise misfit("a prompt for a picture shown before")
 
-    def _generate(self, prompt: Prompt, frame: DecodedFrame, hidden_base_q_idx: int | None) -> None:
-        try:
-            content = parse_sections(prompt)
-            quantiser = content.quantiser
-            if quantiser is None:
-                quantiser = hidden_base_q_idx
-            if quantiser is None:
-                quantiser = self._headers.last_shown().base_q_idx
-        except BitstreamError as error:
-            raise _damaged(error) from error
-        generator = self._generator(prompt.generator_id)
-        gate = content.gate
-        try:
-            with self._decoding.generation_slots:
-                generated = generator.generate(
-                    frame.picture.planes,
-                    quantiser=quantiser,
-                    strengths=gate.strengths(),
-                    block_size=gate.block_size,
-                )
-            frame.overwrite(*generated)
-        except (GeneratorError, CodecError) as error:
-            raise _UnusablePromptError(
-                WarningKind.GENERATION_FAILED, f"generation failed ({error}): the base is shown"
-            ) from error
+    def _generate(
+        self, packet: CodedPacket, prompt: Prompt, frame: DecodedFrame, hidden_base_q_idx: int | None
+    ) -> bool:
+        """Overwrite the frame; return whether by what a generator made."""
 
-    def _generator(self, identity: bytes) -> Generator:
-        unknown = WarningKind.GENERATOR_UNKNOWN
-        try:
-            generator = self._generators.find(identity)
-        except GeneratorError as error:
-            raise _UnusablePromptError(
-                unknown,
-                f"generator {identity.hex()} cannot be loaded ({error}): the base is shown",
-                whole_file=True,
-            ) from error
-        if generator is None:
-            raise _UnusablePromptError(
-                unknown, f"generator {identity.hex()} is not known here: the base is shown", whole_file=True
-            )
-        return generator
+        def own_quantiser() -> int:
+            return self._headers.last_shown().base_q_idx if hidden_base_q_idx is None else hidden_base_q_idx
 
-
-def _damaged(error: BitstreamError) -> _UnusablePromptError:
-    return _UnusablePromptError(
-        WarningKind.PROMPT_DAMAGED, f"the prompt is damaged ({error}): the base is shown"
-    )
-
-
-def _read_only(picture: Picture) -> Picture:
-    """Return the picture with planes that refuse writing: the decoder still predicts from them."""
-    planes = []
-    for plane in picture.planes:
-        view = plane.view()
-        view.flags.writeable = False
-        planes.append(view)
-    return replace(picture, y=planes[0], u=planes[1], v=planes[2])
+        replacement = generated_planes(
+            prompt,
+            lambda: frame.picture.planes,
+            own_quantiser,
+            self._decoding.generators,
+            self._decoding.generation_slots,
+        )
+        frame.overwrite(*replacement.planes)
+        if replacement.problem is not None:
+            self._warn(packet, replacement.problem)
+        return replacement.is_generated

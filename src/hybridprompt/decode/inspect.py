@@ -5,13 +5,15 @@ from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 
+from hybridprompt.decode.carriage import NAL_CODECS, PacketCarriage
+from hybridprompt.decode.generation import GeneratorLookup
 from hybridprompt.decode.generators import LazyGenerators
-from hybridprompt.decode.headers import starts_gop
-from hybridprompt.decode.injection import GeneratorLookup
-from hybridprompt.errors import BitstreamError, GeneratorError
+from hybridprompt.decode.injection import GopDecoding
+from hybridprompt.decode.nal_gop import NalDecoding
+from hybridprompt.decode.still import still_header
+from hybridprompt.errors import BitstreamError, GeneratorError, MediaError
 from hybridprompt.generator.base import Generator
-from hybridprompt.prompt.carriage import detach, extract
-from hybridprompt.prompt.sections import SectionType, parse_sections
+from hybridprompt.prompt.sections import SectionType, Still, parse_sections
 from hybridprompt.prompt.syntax import MAGIC, Prompt, decode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.packet_reader import PacketReader
@@ -29,12 +31,22 @@ class SectionReport:
 
 
 @dataclass(frozen=True, slots=True)
+class StillReport:
+    """The still of a prompt. codec: its name; width, height: as coded, luma samples."""
+
+    codec: str
+    width: int
+    height: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class AnchorReport:
     """One prompt. What cannot be told, because it is damaged or does not say so, is None.
 
-    size_bytes: the prompt with the OBU around it. generator_id: hexadecimal. generator_name: None where the
-    generator is not known here. state: "ok" or "damaged: ...". gate_coverage: share of blocks with a strength
-    above 0. gate_strength: mean strength of all blocks.
+    size_bytes: the prompt with the OBU or SEI around it. generator_id: hexadecimal. generator_name: None
+    where the generator is not known here. state: "ok" or "damaged: ...". gate_coverage: share of blocks with
+    a strength above 0. gate_strength: mean strength of all blocks.
     """
 
     pts_seconds: float
@@ -46,6 +58,7 @@ class AnchorReport:
     quantiser: int | None = None
     gate_coverage: float | None = None
     gate_strength: float | None = None
+    still: StillReport | None = None
 
     @property
     def is_ok(self) -> bool:
@@ -125,12 +138,12 @@ class FileReport:
 def inspect_file(
     path: str | PathLike[str], *, generators: Iterable[Generator | str | PathLike[str]] = ()
 ) -> FileReport:
-    """Read all packets of an AV1 file and report on them, one at a time.
+    """Read all packets of an AV1, H.264 or H.265 file and report on them, one at a time.
 
     generators: further ones that shall be known by name. Raises MediaError when the file cannot be read or
-    holds no AV1 video.
+    holds no such video.
     """
-    reader = PacketReader(path)
+    reader = PacketReader(path, ("av1", *NAL_CODECS))
     lookup = LazyGenerators(Path(g) if isinstance(g, str | PathLike) else g for g in generators)
     gops = tuple(_gops(reader, lookup))
     duration_seconds = gops[-1].start_seconds + gops[-1].duration_seconds if gops else 0.0
@@ -146,12 +159,19 @@ def inspect_file(
 
 
 def _gops(reader: PacketReader, lookup: GeneratorLookup) -> Iterator[GopReport]:
+    try:
+        carriage = PacketCarriage.of(reader.codec, reader.extradata)
+    except BitstreamError as error:
+        raise MediaError(f"{reader.path}: {error}") from error
+    decoding: GopDecoding | NalDecoding = GopDecoding(reader.time_base, reader.extradata)
+    if carriage.codec is not None:
+        decoding = NalDecoding(carriage.codec, reader.time_base, reader.extradata)
     gop: _GopSum | None = None
     for packet in reader.packets():
-        if gop is None or starts_gop(packet, reader.extradata):
+        if gop is None or decoding.starts_gop(packet):
             if gop is not None:
                 yield gop.report()
-            gop = _GopSum(reader, lookup, packet.pts)
+            gop = _GopSum(reader, carriage, lookup, packet.pts)
         gop.add(packet)
     if gop is not None:
         yield gop.report()
@@ -160,8 +180,11 @@ def _gops(reader: PacketReader, lookup: GeneratorLookup) -> Iterator[GopReport]:
 class _GopSum:
     """Adds up the packets of one GOP."""
 
-    def __init__(self, reader: PacketReader, lookup: GeneratorLookup, start_pts: int) -> None:
+    def __init__(
+        self, reader: PacketReader, carriage: PacketCarriage, lookup: GeneratorLookup, start_pts: int
+    ) -> None:
         self._reader = reader
+        self._carriage = carriage
         self._lookup = lookup
         self._start_pts = self._end_pts = start_pts
         self._count = self._bytes = 0
@@ -171,7 +194,7 @@ class _GopSum:
         self._count += 1
         self._bytes += len(packet.data)
         self._end_pts = max(self._end_pts, packet.pts + packet.duration)
-        anchor = _anchor(packet, self._seconds(packet.pts), self._lookup)
+        anchor = _anchor(packet, self._carriage, self._seconds(packet.pts), self._lookup)
         if anchor is not None:
             self._anchors.append(anchor)
 
@@ -190,18 +213,20 @@ class _GopSum:
         return float((pts - self._reader.start_pts) * self._reader.time_base)
 
 
-def _anchor(packet: CodedPacket, pts_seconds: float, lookup: GeneratorLookup) -> AnchorReport | None:
+def _anchor(
+    packet: CodedPacket, carriage: PacketCarriage, pts_seconds: float, lookup: GeneratorLookup
+) -> AnchorReport | None:
     if MAGIC not in packet.data:
         return None
     try:
-        size_bytes = len(packet.data) - len(detach(packet.data))
+        size_bytes = len(packet.data) - len(carriage.detach(packet.data))
     except BitstreamError as error:
         # Where the prompt ends is not known; its bytes count for the base.
         return AnchorReport(pts_seconds, 0, f"damaged: {error}")
     if size_bytes == 0:
         return None
     try:
-        prompt_bytes = extract(packet.data)
+        prompt_bytes = carriage.extract(packet.data)
         assert prompt_bytes is not None
         return _described(decode_prompt(prompt_bytes), pts_seconds, size_bytes, lookup)
     except BitstreamError as error:
@@ -225,7 +250,13 @@ def _described(prompt: Prompt, pts_seconds: float, size_bytes: int, lookup: Gene
         quantiser=content.quantiser,
         gate_coverage=float((strengths > 0).mean()),
         gate_strength=float(strengths.mean()),
+        still=None if content.still is None else _still(content.still),
     )
+
+
+def _still(still: Still) -> StillReport:
+    header = still_header(still)
+    return StillReport(still.codec.name, header.width, header.height, len(still.data))
 
 
 def _name(identity: bytes, lookup: GeneratorLookup) -> str | None:

@@ -10,10 +10,11 @@ from functools import partial
 from typing import Protocol
 
 from hybridprompt.bitstream.codec_config import length_size_of, parameter_sets
-from hybridprompt.bitstream.h264_pcm import replace_idr
+from hybridprompt.bitstream.h264_pcm import find_idr, replace_idr
+from hybridprompt.bitstream.hevc_active_sps import ActiveSps
 from hybridprompt.bitstream.hevc_sps import configuration_without_reordering, unit_without_reordering
-from hybridprompt.bitstream.nal import NalCodec
-from hybridprompt.errors import CodecError
+from hybridprompt.bitstream.nal import NalCodec, split_nal_units
+from hybridprompt.errors import BitstreamError, CodecError
 from hybridprompt.generator.base import Planes
 from hybridprompt.video.h264_decoder import H264Decoder
 from hybridprompt.video.hevc_decoder import HevcDecoder
@@ -40,6 +41,10 @@ class InjectingDecoder(Protocol):
 class HevcInjectingDecoder(Closing):
     """Decodes H.265 in decoding order; any picture can be replaced.
 
+    Samples outside the conformance window of a replaced picture repeat the nearest visible sample: this is
+    part of the format (docs/bitstream.md), as motion vectors may point there. `overwrite` of a frame that
+    came out sees to it.
+
     extradata: hvcC (packets then have NAL unit lengths), parameter sets in Annex B, or None. threads:
     wavefronts. Raises BitstreamError and CodecError for extradata that is damaged.
     """
@@ -48,8 +53,16 @@ class HevcInjectingDecoder(Closing):
         self, extradata: bytes | None = None, *, time_base: Fraction = Fraction(1, 90000), threads: int = 1
     ) -> None:
         self._length_size = length_size_of(extradata, codec=NalCodec.H265)
+        self._active = ActiveSps()
+        self._active.update(parameter_sets(extradata, codec=NalCodec.H265))
         rewritten = configuration_without_reordering(extradata) if extradata else None
-        self._decoder = HevcDecoder(rewritten, time_base=time_base, threads=threads)
+        self._decoder = HevcDecoder(rewritten, time_base=time_base, threads=threads, cropped=False)
+
+    @property
+    def max_reorder(self) -> int:
+        """How many of the pictures decoded last may have to wait for one that is shown before them."""
+        sps = self._active.sps
+        return 0 if sps is None else sps.max_num_reorder
 
     def decode(self, packet: bytes, pts: int, generate: Generate | None = None) -> list[DecodedFrame]:
         """Decode one access unit; return its picture, with the pts given.
@@ -57,7 +70,13 @@ class HevcInjectingDecoder(Closing):
         Raises BitstreamError and CodecError for damaged data, and CodecError where there is not the one
         picture that ``generate`` is for.
         """
+        nals = split_nal_units(packet, length_size=self._length_size)
+        self._active.update(nal.data for nal in nals)
         frames = self._decoder.decode(unit_without_reordering(packet, length_size=self._length_size), pts)
+        sps = self._active.sps
+        if sps is not None:
+            for frame in frames:
+                frame.hide(*sps.crop)
         if generate is None:
             return frames
         if len(frames) != 1 or frames[0].pts != pts:
@@ -103,14 +122,40 @@ class H264InjectingDecoder(Closing):
         given and the unit has no IDR picture, or one that cannot be replaced.
         """
         if generate is not None:
-            if self._keyframes is None:
-                self._keyframes = self._open_keyframes()
-            planes = generate(self._keyframes.decode_alone(packet, pts).picture)
+            planes = generate(self.keyframe(packet, pts))
             if planes is not None:
-                packet = replace_idr(
-                    packet, planes, parameter_sets=self._parameter_sets, length_size=self._length_size
-                )
+                return self.decode_replaced(packet, pts, planes)
         return self._decoder.decode(packet, pts)
+
+    def keyframe_size(self, packet: bytes) -> tuple[int, int]:
+        """Return width and height of an access unit's IDR picture without decoding it.
+
+        Raises BitstreamError where there is none, or one that cannot be replaced.
+        """
+        idr = find_idr(packet, parameter_sets=self._parameter_sets, length_size=self._length_size)
+        if idr is None:
+            raise BitstreamError("the access unit has no IDR picture, H.264's only anchors")
+        return idr.sps.size
+
+    def keyframe(self, packet: bytes, pts: int) -> Picture:
+        """Return the picture of an IDR access unit; what `decode` does is not affected.
+
+        Raises CodecError for damaged data.
+        """
+        if self._keyframes is None:
+            self._keyframes = self._open_keyframes()
+        return self._keyframes.decode_alone(packet, pts).picture
+
+    def decode_replaced(self, packet: bytes, pts: int, planes: Planes) -> list[DecodedFrame]:
+        """Decode an IDR access unit with other planes, see `h264_pcm.replace_idr`.
+
+        Returns the pictures that are to be shown now. Raises BitstreamError where there is no IDR picture, or
+        one that cannot be replaced, CodecError for damaged data.
+        """
+        replaced = replace_idr(
+            packet, planes, parameter_sets=self._parameter_sets, length_size=self._length_size
+        )
+        return self._decoder.decode(replaced, pts)
 
     def flush(self) -> list[DecodedFrame]:
         """Return what is still inside, and make the decoder ready for another keyframe."""

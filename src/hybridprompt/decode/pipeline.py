@@ -15,13 +15,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic
 
-from hybridprompt.decode.headers import starts_gop
-from hybridprompt.decode.injection import GopDecoding, GopPicture, decode_gop
+from hybridprompt.decode.gop import D, Decoding, GopPicture
 from hybridprompt.decode.warnings import DecodeWarning, WarningKind
-from hybridprompt.errors import CodecError, ConfigError
-from hybridprompt.video.av1_decoder import Av1Decoder
+from hybridprompt.errors import BitstreamError, CodecError, ConfigError
 from hybridprompt.video.av1_encoder import CodedPacket
 
 MAX_PICTURE_BYTES: Final = 256 << 20
@@ -45,17 +43,17 @@ def default_workers() -> int:
 
 def decode_packets(
     packets: Iterable[CodedPacket],
-    decoding: GopDecoding,
+    decoding: Decoding[D],
     *,
     workers: int | None = None,
     max_picture_bytes: int = MAX_PICTURE_BYTES,
 ) -> Iterator[GopPicture]:
     """Decode a stream; yield its pictures in display order.
 
-    packets: in decoding order, consumed in another thread. workers: GOPs decoded at a time (default: see
-    `default_workers`). max_picture_bytes: how much may be decoded ahead. Where a packet cannot be decoded,
-    the rest of its GOP is left out and one warning given. Closing the iterator, or an exception, ends all
-    threads.
+    packets: in decoding order, consumed in another thread. decoding: `GopDecoding` for AV1, `NalDecoding` for
+    H.264 and H.265. workers: GOPs decoded at a time (default: see `default_workers`). max_picture_bytes: how
+    much may be decoded ahead. Where a packet cannot be decoded, the rest of its GOP is left out and one
+    warning given. Closing the iterator, or an exception, ends all threads.
 
     Raises ConfigError for less than one worker, and whatever reading packets or decoding raises.
     """
@@ -80,11 +78,11 @@ class _Stopped(BaseException):
     """Leaves a thread's loops when the pipeline stops; no error."""
 
 
-class _Pipeline:
+class _Pipeline(Generic[D]):
     """The threads and what they share; see Note [Decoding threads]."""
 
     def __init__(
-        self, packets: Iterable[CodedPacket], decoding: GopDecoding, workers: int, max_picture_bytes: int
+        self, packets: Iterable[CodedPacket], decoding: Decoding[D], workers: int, max_picture_bytes: int
     ) -> None:
         self._source = packets
         self._decoding = decoding
@@ -169,7 +167,7 @@ class _Pipeline:
         source = iter(self._source)
         try:
             for packet in source:
-                starts = gop is None or starts_gop(packet, self._decoding.extradata)
+                starts = gop is None or self._decoding.starts_gop(packet)
                 with self._changed:
                     self._wait_until(lambda: self._packet_bytes < MAX_PACKET_BYTES)
                     if starts:
@@ -199,16 +197,16 @@ class _Pipeline:
         return gop
 
     def _work(self, number: int) -> None:
-        # One decoder serves many GOPs: a shown keyframe leaves nothing of what was before.
-        decoder: Av1Decoder | None = None
+        # One decoder serves many GOPs: what starts a GOP leaves nothing of what was before.
+        decoder: D | None = None
         while (gop := self._take_gop(number)) is not None:
             if decoder is None:
                 decoder = self._decoding.new_decoder()
             packets = _Remembering(self._packets_of(gop))
             try:
-                for picture in decode_gop(packets, self._decoding, decoder=decoder):
+                for picture in self._decoding.decode_gop(packets, decoder):
                     self._deliver(gop, picture)
-            except CodecError as error:
+            except (CodecError, BitstreamError) as error:
                 decoder.close()
                 decoder = None
                 self._warn(packets.last, error)
@@ -254,7 +252,7 @@ class _Pipeline:
             gop.given_up = gop.all_decoded = self._is_warm = True
             self._changed.notify_all()
 
-    def _warn(self, packet: CodedPacket | None, error: CodecError) -> None:
+    def _warn(self, packet: CodedPacket | None, error: CodecError | BitstreamError) -> None:
         pts_seconds = None if packet is None else float(packet.pts * self._decoding.time_base)
         message = f"{error}; left out the pictures up to the next keyframe"
         self._decoding.on_warning(DecodeWarning(WarningKind.PACKET_DAMAGED, message, pts_seconds))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hybridprompt.decode.generators import LazyGenerators
 from hybridprompt.decode.pipeline import default_workers, usable_cores
-from hybridprompt.decode.tracks import Av1Track, OtherTrack, Track
+from hybridprompt.decode.tracks import Av1Track, NalTrack, OtherTrack, Track
 from hybridprompt.decode.warnings import DecodeWarning, WarningCollector
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.generator.base import Generator
@@ -32,7 +32,8 @@ class DecodedPicture:
 
     y is (H, W) uint8; u and v are (ceil(H/2), ceil(W/2)) uint8: read-only views, not always contiguous, that
     stay valid as long as they are kept. `pts` counts in units of `time_base`, `pts_seconds` from the first
-    picture of the file. `is_anchor`: a generated picture. `is_keyframe` is only known of AV1.
+    picture of the file. `is_anchor`: a generated picture. `is_keyframe` is only known of AV1, and of H.264
+    and H.265 with prompts (IDR pictures).
     """
 
     y: Plane
@@ -68,11 +69,13 @@ class DecodedPicture:
 
 
 class VideoFile(Closing):
-    """A video file to take pictures from; AV1 with prompts is played with its generated detail.
+    """A video file to take pictures from; AV1, H.264 and H.265 with prompts are played with generated detail.
 
-    Files without prompts and of other codecs are decoded as they are. base: ignore prompts. generators:
-    further generators, or paths of their ONNX files, beside the shipped ones. workers: GOPs decoded at a time
-    (default: one per core, at most four); memory does not grow with the length of GOP or file.
+    Files without prompts and of other codecs are decoded as they are; H.264 and H.265 have prompts if their
+    first keyframe has one. base: ignore prompts, apart from stills, which the stream itself does not hold.
+    generators: further generators, or paths of their ONNX files, beside the shipped ones. workers: GOPs
+    decoded at a time (default: one per core, at most four); memory does not grow with the length of GOP or
+    file.
 
     Raises MediaError when the file holds no video that can be decoded, GeneratorError for an unfit generator
     file, ConfigError for less than one worker.
@@ -96,12 +99,15 @@ class VideoFile(Closing):
         self._position_seconds: float | None = None
         given = [Path(g) if isinstance(g, str | os.PathLike) else g for g in generators]
         lookup = None if base else LazyGenerators(given, threads=usable_cores())
-        self._track: Track
-        try:
-            self._track = Av1Track(self.path, generators=lookup, workers=self._workers, on_warning=self._warn)
-        except MediaError as error:
-            _log.debug("not played as AV1: %s", error)
-            self._track = OtherTrack(self.path)
+        self._track: Track = self._opened(lookup)
+
+    def _opened(self, lookup: LazyGenerators | None) -> Track:
+        for kind in (Av1Track, NalTrack):
+            try:
+                return kind(self.path, generators=lookup, workers=self._workers, on_warning=self._warn)
+            except MediaError as error:
+                _log.debug("not played as %s: %s", kind.__name__, error)
+        return OtherTrack(self.path)
 
     def close(self) -> None:
         """End all iterations over the pictures, with their threads. Pictures stay valid."""

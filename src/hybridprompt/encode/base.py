@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 
@@ -14,7 +14,9 @@ from hybridprompt.encode.rate_control import svt_quality
 from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.trials import base_distance
 from hybridprompt.evaluate.sampling import sample_frames
+from hybridprompt.prompt.sections import GateMap, Still
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, PictureLambdas, encode_gop
+from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
 
@@ -30,17 +32,48 @@ _TEMPORAL_DELIMITER = bytes([ObuType.TEMPORAL_DELIMITER << 3 | 0b010, 0])
 
 
 @dataclass(frozen=True)
+class GivenKeyframe:
+    """A keyframe that the other pictures are coded against, in place of one of the codec's own.
+
+    still_offset: of the still's CRF.  gate: of the generation that the encoder knows of (closed loop); None
+    for none (open loop: the other pictures are coded against the still itself).
+    """
+
+    still_offset: float
+    gate: GateMap | None = None
+
+
+Variant = float | GivenKeyframe
+"""The factor of the keyframe's Lagrange multiplier, or the keyframe itself."""
+
+
+@dataclass(frozen=True)
 class BaseGop:
-    """A GOP as SVT-AV1 coded it, and its sources.  crf: any number; see ``svt_quality``."""
+    """A coded GOP and its sources.
+
+    crf: any number, on SVT-AV1's scale whatever the codec; see ``svt_quality``.  variant: how the keyframe is
+    coded.  still: what its prompt holds in place of the packet.
+    """
 
     pictures: list[Picture]
     packets: list[CodedPacket]
     crf: float
-    key_lambda_factor: float
+    variant: Variant
+    still: Still | None = None
 
     @property
     def size_bytes(self) -> int:
         return sum(len(packet.data) for packet in self.packets)
+
+
+def at_equal_bytes(distance: float, size_bytes: int) -> float:
+    """Log of a distance from the source, as it would be at some number of bytes, the same for all."""
+    return math.log(max(distance, 1e-9)) + WORTH_OF_BYTES * math.log(max(size_bytes, 1))
+
+
+def without_delimiter(packet: CodedPacket) -> CodedPacket:
+    """An AV1 packet as MP4 holds it: without temporal delimiter, as every byte counts."""
+    return replace(packet, data=packet.data.removeprefix(_TEMPORAL_DELIMITER))
 
 
 @dataclass
@@ -55,22 +88,24 @@ class BaseEncoder:
     cancelled: Event = field(default_factory=Event)
     """Ends encodes that go on in another thread."""
 
-    def encode(self, pictures: list[Picture], crf: float, key_lambda_factor: float) -> BaseGop:
+    def encode(self, pictures: list[Picture], crf: float, variant: Variant) -> BaseGop:
         """Encode one GOP.  Raises CodecError."""
+        assert isinstance(variant, float)
         settings = replace(
             self._settings(pictures, crf, preset=self.settings.effort.svt_preset, threads=2),
-            picture_lambdas=replace(self.lambdas, key=key_lambda_factor),
+            picture_lambdas=replace(self.lambdas, key=variant),
         )
-        # MP4 holds no temporal delimiters, and every byte counts.
-        packets = [
-            replace(packet, data=packet.data.removeprefix(_TEMPORAL_DELIMITER))
-            for packet in encode_gop(pictures, settings, cancelled=self.cancelled)
-        ]
-        return BaseGop(pictures, packets, crf, key_lambda_factor)
+        coded = encode_gop(pictures, settings, cancelled=self.cancelled)
+        packets = [without_delimiter(packet) for packet in coded]
+        return BaseGop(pictures, packets, crf, variant)
 
     def again(self, base: BaseGop, crf: float) -> BaseGop:
         """Encode a GOP at another CRF."""
-        return self.encode(base.pictures, crf, base.key_lambda_factor)
+        return self.encode(base.pictures, crf, base.variant)
+
+    def gop(self, base: BaseGop) -> Gop:
+        """The GOP as trials decode it."""
+        return Gop(base.packets, None, self.source.time_base, base.pictures.__getitem__, base.still)
 
     def best(self, pictures: list[Picture], crf: float) -> BaseGop:
         """Encode one GOP with each share of bytes for the keyframe that the preset tries; keep the best.
@@ -80,17 +115,24 @@ class BaseEncoder:
         view that lowers LPIPS-Alex by 5 to 20 % at equal bytes; where they do not it costs a little.
         """
         bases = [self.encode(pictures, crf, factor) for factor in self.settings.effort.key_lambda_factors]
+        return self.cheapest(bases)
+
+    def cheapest(self, bases: Sequence[BaseGop]) -> BaseGop:
+        """The base that is nearest to its source at equal bytes."""
         return min(bases, key=self._cost) if len(bases) > 1 else bases[0]
+
+    def start_file(self, writer: Mp4Writer) -> Callable[[bytes], bytes]:
+        """Tell a file what its packets are; return what brings a packet to how the file holds it."""
+        return bytes
 
     def distance(self, base: BaseGop) -> float:
         """The judge's distance of the base from its source, mean of the preset's sample frames."""
         frames = sample_frames(len(base.pictures), self.settings.effort.sample_frames)
-        gop = Gop(base.packets, None, self.source.time_base, base.pictures.__getitem__)
-        return base_distance(gop, self.judge(), frames)
+        return base_distance(self.gop(base), self.judge(), frames)
 
     def _cost(self, base: BaseGop) -> float:
         """Log of the distance from the source, at equal bytes."""
-        return math.log(max(self.distance(base), 1e-9)) + WORTH_OF_BYTES * math.log(max(base.size_bytes, 1))
+        return at_equal_bytes(self.distance(base), base.size_bytes)
 
     def analysis_bytes(self, pictures: list[Picture], crf: float, *, threads: int) -> int:
         """Bytes of a GOP by SVT-AV1 at its fastest useful preset; the pictures may be scaled."""

@@ -18,7 +18,6 @@ from hybridprompt.encode.fit import (
     quantise,
 )
 from hybridprompt.encode.gop import Candidate
-from hybridprompt.encode.operator.decoders import Av1AnchorDecoder
 from hybridprompt.encode.operator.probe import ProbeSettings, probe
 from hybridprompt.encode.search import Found
 from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT
@@ -51,7 +50,7 @@ class FittedSearch:
         settings = self.fitter.settings
         own = [candidate.frame for candidate in candidates]
         frames = affordable_frames(
-            self.supervising_frames(len(trials.gop.packets), candidates), own, trials.size
+            self.supervising_frames(trials.gop.frame_count, candidates), own, trials.size
         )
         responses: dict[int, Response] = {}
         for anchors, seen, steps in (
@@ -119,12 +118,7 @@ class FittedSearch:
             frame: difference(planes, decoded[frame])
             for frame, planes in trials.planes({**choices, anchor.packet: full}, reached).items()
         }
-        decoder = Av1AnchorDecoder(
-            packets=trials.gop.packets,
-            size=trials.size,
-            time_base=trials.gop.time_base,
-            extradata=trials.gop.extradata,
-        )
+        decoder = trials.gop.anchor_decoder(trials.size)
         blocks = {
             found.frame: block_indices(found.displacement, block_log2, shape)
             for found in probe(decoder, anchor.packet, reached, ProbeSettings(bands=0))

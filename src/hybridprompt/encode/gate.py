@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from hybridprompt.encode.gop import Candidate, Gop, can_name, find_candidates
+from hybridprompt.encode.gop import Candidate, Gop, can_name
 from hybridprompt.encode.judge import Judge
 from hybridprompt.encode.search import JointSearch, OneByOneSearch, Search
 from hybridprompt.encode.settings import Preset
@@ -76,7 +76,7 @@ class GopGate:
             AnchorDecision(
                 candidate.packet,
                 candidate.frame,
-                encode_prompt(trials.prompt(choice)),
+                encode_prompt(trials.prompt(candidate.packet, choice)),
                 trials.coverage(choice.gate),
                 choice.quantiser,
             )
@@ -90,12 +90,12 @@ class GopGate:
         starts = {0, *(candidate.packet for candidate in self._candidates)}
         wanted = {0, *(frame for start in starts for frame in self._samples(start))}
         if self._fitted is not None:
-            wanted |= set(self._fitted.supervising_frames(len(self.gop.packets), self._candidates))
+            wanted |= set(self._fitted.supervising_frames(self.gop.frame_count, self._candidates))
         return sorted(wanted)
 
     @cached_property
     def _candidates(self) -> list[Candidate]:
-        return find_candidates(self.gop, self.anchor_interval)
+        return self.gop.candidates(self.anchor_interval)
 
     @cached_property
     def _fitted(self) -> FittedSearch | None:
@@ -112,4 +112,4 @@ class GopGate:
         return JointSearch(self.preset) if self.preset.joint_anchors else OneByOneSearch(self.preset)
 
     def _samples(self, start: int) -> list[int]:
-        return sample_frames(len(self.gop.packets), self.preset.sample_frames, start)
+        return sample_frames(self.gop.frame_count, self.preset.sample_frames, start)

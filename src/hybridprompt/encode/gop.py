@@ -2,29 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from hybridprompt.bitstream.obu import FrameHeader, HeaderTracker
 from hybridprompt.decode.headers import sequence_header
-from hybridprompt.prompt.syntax import MAX_SIZE, MIN_SIZE
+from hybridprompt.decode.injection import GeneratorLookup, GopDecoding, decode_gop
+from hybridprompt.decode.warnings import DecodeWarning
+from hybridprompt.errors import CodecError
+from hybridprompt.prompt.carriage import attach, detach
+from hybridprompt.prompt.sections import Still
+from hybridprompt.prompt.syntax import MAX_SIZE, MIN_SIZE, Prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.packet_decoder import DecodedFrame
 from hybridprompt.video.picture import Picture
 
+if TYPE_CHECKING:
+    from hybridprompt.encode.operator.decoders import AnchorDecoder
+
+Warn = Callable[[DecodeWarning], None]
+
 
 @dataclass(frozen=True)
 class Gop:
-    """A coded GOP and, where there is one, its source.
+    """A coded GOP of AV1 and, where there is one, its source.  Other codecs' GOPs derive from it.
 
-    packets: in display order, each with one shown picture.  source: the source picture of a frame index.
+    packets: in decoding order, each with one shown picture; AV1's are in display order.  source: the source
+    picture of a frame index, which counts in display order.  still: what the keyframe's prompt holds, where
+    the packet has a stub only; with it the packet itself carries a prompt that generates nothing.
     """
 
     packets: Sequence[CodedPacket]
     extradata: bytes | None
     time_base: Fraction
     source: Callable[[int], Picture]
+    still: Still | None = None
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.packets)
+
+    def candidates(self, anchor_interval: int | None) -> list[Candidate]:
+        """The pictures that can be anchors, in decoding order.
+
+        What a packet codes reaches no frame whose index is below the packet's.  Raises BitstreamError.
+        """
+        return find_candidates(self, anchor_interval)
+
+    def shown(
+        self,
+        prompts: Mapping[int, Prompt],
+        frames: Collection[int],
+        *,
+        generators: GeneratorLookup | None,
+        on_warning: Warn,
+    ) -> Iterator[tuple[int, Picture]]:
+        """Decode with these prompts, by packet, in place of all others; yield the frames in display order.
+
+        A still stays what the keyframe's packet says where no other prompt is given for it.  Raises
+        CodecError and BitstreamError when the packets cannot be decoded, or show none of the frames.
+        """
+        decoding = GopDecoding(self.time_base, self.extradata, generators, threads=2, on_warning=on_warning)
+        missing = set(frames)
+        taken = self._in_place_of_all(prompts)
+        for shown in decode_gop(self.packets[: max(frames) + 1], decoding, prompts=taken):
+            if shown.index in frames:
+                missing.discard(shown.index)
+                yield shown.index, shown.picture
+        if missing:
+            raise CodecError(f"packets {sorted(missing)} of a GOP show no picture")
+
+    def _in_place_of_all(self, prompts: Mapping[int, Prompt]) -> dict[int, Prompt | None]:
+        # None takes away what a packet may carry already.
+        kept = range(0 if self.still is None else 1, len(self.packets))
+        return {**dict.fromkeys(kept), **prompts}
+
+    def anchor_decoder(self, size: tuple[int, int]) -> AnchorDecoder:
+        """The GOP for the decode operator.  size: (width, height) of its pictures.  Raises ConfigError."""
+        from hybridprompt.encode.operator.decoders import Av1AnchorDecoder
+
+        return Av1AnchorDecoder(
+            packets=self.packets, size=size, time_base=self.time_base, extradata=self.extradata
+        )
+
+    def carry(self, packet: bytes, prompt_bytes: bytes) -> bytes:
+        """Put a prompt into a packet, in place of the one that is there.  Raises BitstreamError."""
+        return attach(detach(packet), prompt_bytes)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -13,11 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybridprompt.encode.base import BaseEncoder, BaseGop
+from hybridprompt.bitstream.nal import NalCodec
+from hybridprompt.encode.av1_replace import Av1ReplaceEncoder
+from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, at_equal_bytes
 from hybridprompt.encode.buffer import RateBuffer
 from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.judge import Judge, LpipsJudge, make_judge
+from hybridprompt.encode.nal_base import NalBaseEncoder, svt_crf
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
 from hybridprompt.encode.rate_control import ANALYSIS_CRFS, STEERED_CRF_RANGE, GopAnalysis, coarser_crf
@@ -34,7 +37,8 @@ from hybridprompt.encode.targets import (
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.generator.base import Generator
 from hybridprompt.generator.registry import load_chosen
-from hybridprompt.prompt.carriage import attach
+from hybridprompt.prompt.sections import GateMap, parse_sections
+from hybridprompt.prompt.syntax import decode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.picture import Picture
@@ -51,13 +55,24 @@ _BUFFER_MARGIN = 0.98
 """Share of the room in the buffer that is aimed at."""
 
 
-def attach_prompts(packets: Sequence[CodedPacket], anchors: Sequence[AnchorDecision]) -> list[CodedPacket]:
-    """Put every anchor's prompt into its packet."""
+def attach_prompts(gop: Gop, anchors: Sequence[AnchorDecision]) -> list[CodedPacket]:
+    """The packets of a GOP, with every anchor's prompt in its own."""
     prompts = {anchor.packet: anchor.prompt_bytes for anchor in anchors}
     return [
-        replace(packet, data=attach(packet.data, prompts[index])) if index in prompts else packet
-        for index, packet in enumerate(packets)
+        replace(packet, data=gop.carry(packet.data, prompts[index])) if index in prompts else packet
+        for index, packet in enumerate(gop.packets)
     ]
+
+
+def make_base_encoder(
+    source: VideoSource, settings: EncodeSettings, judge: Callable[[], Judge], generator: Generator
+) -> BaseEncoder:
+    """What encodes GOPs in the codec and mode of the settings."""
+    if settings.codec != "av1":
+        return NalBaseEncoder(source, settings, judge, codec=NalCodec(settings.codec), generator=generator)
+    if settings.mode == "replace":
+        return Av1ReplaceEncoder(source, settings, judge, generator=generator)
+    return BaseEncoder(source, settings, judge)
 
 
 def make_fitter(settings: FitSettings | None) -> StrengthFitter | None:
@@ -95,7 +110,7 @@ class _Encoder:
 
     def __post_init__(self) -> None:
         self._most_prompt_bytes = usual_prompt_bytes(self.source.width, self.source.height)
-        self.base = BaseEncoder(self.source, self.settings, self.judging.result)
+        self.base = make_base_encoder(self.source, self.settings, self.judging.result, self.generator)
         limit, seconds = self.settings.max_kbps, self.settings.buffer_seconds
         self.buffer = None if limit is None else RateBuffer(limit, seconds or DEFAULT_BUFFER_SECONDS)
 
@@ -114,7 +129,8 @@ class _Encoder:
                 raise ConfigError("a quality is a distance in LPIPS; its weights are not installed")
             return QualityTarget(self.base, settings.quality)
         assert settings.crf is not None
-        return CrfTarget(settings.crf)
+        codec = settings.codec
+        return CrfTarget(settings.crf if codec == "av1" else svt_crf(settings.crf, NalCodec(codec)))
 
     def gops(self) -> Iterator[list[Picture]]:
         source = self.source
@@ -160,9 +176,25 @@ class _Encoder:
         return float((end - start) * self.source.time_base)
 
     def decide(self, base: BaseGop) -> GopResult:
-        """Decide a GOP's prompts."""
+        """Decide a GOP's prompts; in mode replace, encode it anew against what they generate as long as that
+        serves it better and the preset allows it.
+        """
+        result = self._decided(base)
+        for _ in range(self.settings.effort.alternations):
+            gate = _key_gate(result.decision)
+            if gate is None or not isinstance(base.variant, GivenKeyframe):
+                break
+            base = self.base.encode(base.pictures, base.crf, replace(base.variant, gate=gate))
+            again = self._decided(base)
+            if not _serves_better(again, result):
+                break
+            result = again
+        return result
+
+    def _decided(self, base: BaseGop) -> GopResult:
+        gop = self.base.gop(base)
         gate = GopGate(
-            Gop(base.packets, None, self.source.time_base, base.pictures.__getitem__),
+            gop,
             self.generator,
             self.judge,
             self.settings.effort,
@@ -170,9 +202,9 @@ class _Encoder:
             make_fitter(self.settings.effort.fit),
         )
         decision = gate.decide()
-        prompted = attach_prompts(base.packets, decision.anchors)
+        prompted = attach_prompts(gop, decision.anchors)
         prompt_bytes = sum(len(packet.data) for packet in prompted) - base.size_bytes
-        return GopResult(prompted, base.size_bytes, prompt_bytes, decision, base.crf, base.key_lambda_factor)
+        return GopResult(prompted, base.size_bytes, prompt_bytes, decision, base.crf, base.variant)
 
     def encode_all(self, target: Target, spool: PacketSpool) -> None:
         """Encode every GOP; while one's prompts are decided, the base of the next is encoded beside it."""
@@ -269,7 +301,7 @@ class _Encoder:
             if pictures is None:
                 logger.warning("%s: reads differently each time, it is not corrected", self.source.path)
                 return
-            result = self.decide(self.base.encode(pictures, crf, kept.key_lambda_factor))
+            result = self.decide(self.base.encode(pictures, crf, kept.variant))
             self._record(gop, result, target)
             if target.error() < before[0] and self._overflows() <= before[1]:
                 self._keep(gop, result, spool)
@@ -280,7 +312,7 @@ class _Encoder:
 
     def _pictures_of(self, gop: int, spool: PacketSpool) -> list[Picture] | None:
         """Read the pictures of a GOP again; None where the source does not give the same ones."""
-        pts = spool.pts(gop)
+        pts = sorted(spool.pts(gop))
         seconds = float((pts[0] - self.source.start_pts) * self.source.time_base)
         step = float(1 / self.source.average_rate)
         # The second attempt is for a container whose index leads astray.
@@ -290,6 +322,21 @@ class _Encoder:
             if [_pts(picture) for picture in pictures] == pts:
                 return pictures
         return None
+
+
+def _key_gate(decision: GopDecision) -> GateMap | None:
+    """The gate of the keyframe's prompt."""
+    prompts = [anchor.prompt_bytes for anchor in decision.anchors if anchor.packet == 0]
+    return parse_sections(decode_prompt(prompts[0])).gate if prompts else None
+
+
+def _serves_better(result: GopResult, other: GopResult) -> bool:
+    """Whether a GOP is nearer to its source than it is otherwise, at equal bytes."""
+
+    def cost(result: GopResult) -> float:
+        return at_equal_bytes(result.decision.distance, result.base_bytes + result.prompt_bytes)
+
+    return cost(result) < cost(other)
 
 
 def _pts(picture: Picture) -> int:
@@ -343,8 +390,9 @@ def encode_file(
         frames = sum(spool.length(i) for i in encoder.results)
         encoder.meter.update("write", frames)
         duration_seconds = 0.0
+        stored = encoder.base.start_file(writer)
         for packet in spool.packets():
-            writer.write(packet)
+            writer.write(replace(packet, data=stored(packet.data)))
             duration_seconds += float(packet.duration * source.time_base)
         writer.commit()
         results = [encoder.results[i] for i in sorted(encoder.results)]

@@ -55,7 +55,7 @@ class JointSearch:
 
     def search(self, trials: Trials, candidates: Sequence[Candidate], base: Maps) -> Found:
         """See Search.search."""
-        ends = [candidate.frame for candidate in candidates[1:]] + [len(trials.gop.packets)]
+        ends = [candidate.frame for candidate in candidates[1:]] + [trials.gop.frame_count]
         spans = {
             c.packet: [f for f in base if c.packet <= f <= end]
             for c, end in zip(candidates, ends, strict=False)
@@ -76,7 +76,7 @@ class JointSearch:
             gain: MapArray = before - np.mean([tried[f] for f in served], 0)
             indices = mixed[candidate.packet].gate.indices
             gains = {level: spread_from(gain, indices == level) for level in _levels(self.preset, candidate)}
-            gate = _best_levels(gains, before)
+            gate = best_levels(gains, before)
             if gate.indices.any():
                 gated[candidate.packet] = Choice(candidate.base_q_idx, gate)
         options = [Found({}, base), Found(mixed, tried)]
@@ -99,7 +99,7 @@ class OneByOneSearch:
         """See Search.search."""
         chosen: dict[int, Choice] = {}
         for candidate in candidates:
-            served = sample_frames(len(trials.gop.packets), self.preset.sample_frames, candidate.packet)
+            served = sample_frames(trials.gop.frame_count, self.preset.sample_frames, candidate.packet)
             before = base if candidate.packet == 0 else trials.measure(chosen, served)
             choice = self._best_choice(trials, candidate, chosen, before)
             if choice is not None:
@@ -127,7 +127,7 @@ class OneByOneSearch:
             level: np.mean([before[f] - maps[f] for f in before], 0)
             for level, (_, maps) in zip(levels, options, strict=True)
         }
-        gate = _best_levels(gains, distances)
+        gate = best_levels(gains, distances)
         if len(np.unique(gate.indices)) > 1:
             options.append(tried(Choice(told, gate)))
         reference = trials.mean(before)
@@ -150,7 +150,7 @@ def _side_by_side(levels: Sequence[int], shape: tuple[int, ...]) -> GateMap:
     return gate_map(turns)
 
 
-def _best_levels(gains: Mapping[int, MapArray], before: MapArray) -> GateMap:
+def best_levels(gains: Mapping[int, MapArray], before: MapArray) -> GateMap:
     """The level of largest gain per block, of those whose gains are given and 0, which gains nothing.
 
     before: the distance per block that the gains are from; it scales Note [Price of strength].

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from hybridprompt.errors import ConfigError
 
@@ -15,6 +15,8 @@ GATE_LEVELS = 9
 """As many of them: 0 to 2."""
 
 PresetName = Literal["fast", "medium", "slow"]
+ModeName = Literal["enhance", "replace"]
+CodecName = Literal["av1", "h265", "h264"]
 TuneName = Literal["vq", "psnr", "ssim"]
 
 SVT_TUNES: dict[TuneName, int] = {"vq": 0, "psnr": 1, "ssim": 2}
@@ -53,7 +55,9 @@ class Preset:
     first, each lets a third of the GOPs be encoded once more for the target.  fit: how strengths
     are fitted, where torch and the metric weights are at hand; without them, or where it is None, they are
     searched for.  key_lambda_factors: of the keyframe's Lagrange multiplier; of several, each GOP gets what
-    serves it best.
+    serves it best.  nal_preset: x264's and x265's own preset.  still_offsets: of the CRF of mode replace's
+    stills, from the usual one; of several, each GOP gets what serves it best.  alternations: how often a GOP
+    of mode replace is encoded anew against what its prompt generates.
     """
 
     svt_preset: int
@@ -65,6 +69,9 @@ class Preset:
     joint_anchors: bool
     passes: int
     key_lambda_factors: tuple[float, ...]
+    nal_preset: str = "slow"
+    still_offsets: tuple[float, ...] = (0.0,)
+    alternations: int = 0
     fit: FitSettings | None = None
 
 
@@ -107,6 +114,7 @@ PRESETS: dict[PresetName, Preset] = {
 }
 
 RATE_TOLERANCE = 0.03
+LEGACY_KEYFRAME_BYTES = (200, 1_000_000)
 DEFAULT_BUFFER_SECONDS = 4.0
 MINI_GOP_FRAMES = 32
 
@@ -122,6 +130,10 @@ class EncodeSettings:
     access structure, whose base pictures alone can be anchors); None leaves only the keyframe. generator: the
     name of a shipped size, or an ONNX file; None is the default. tune: what SVT-AV1 aims at; "vq", visual
     quality, is mostly nearer to the source in LPIPS-Alex, "psnr", its own default, in LPIPS-VGG and PSNR.
+    mode: "enhance" refines a stream that is complete without prompts; "replace" has the keyframes in
+    prompts only.  codec: of the stream; with "h265" and "h264" the CRF is x265's and x264's, 1 to 51.
+    legacy_keyframe_bytes: mode replace only, about how many a keyframe may take that players without prompts
+    show in place of grey.
     Raises ConfigError.
     """
 
@@ -135,15 +147,17 @@ class EncodeSettings:
     anchor_interval: int | None = 32
     generator: Path | None = None
     tune: TuneName = "vq"
+    mode: ModeName = "enhance"
+    codec: CodecName = "av1"
+    legacy_keyframe_bytes: int | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        self._check_codec()
         if sum(target is not None for target in (self.bitrate_kbps, self.crf, self.quality)) != 1:
             raise ConfigError("give a bitrate, a CRF or a quality, exactly one of them")
         if self.bitrate_kbps is not None and not 5 <= self.bitrate_kbps <= 100_000:
             raise ConfigError(f"bitrate is {self.bitrate_kbps:g} kbit/s, expected 5 to 100000")
-        if self.crf is not None and not (1 <= self.crf <= 70 and self.crf % 0.25 == 0):
-            raise ConfigError(f"CRF is {self.crf:g}, expected 1 to 70 in steps of 0.25")
         if self.quality is not None and not 0.01 <= self.quality <= 0.8:
             raise ConfigError(f"quality is {self.quality:g}, expected an LPIPS distance from 0.01 to 0.8")
         if self.max_kbps is not None and not (self.bitrate_kbps or 5) <= self.max_kbps <= 1_000_000:
@@ -161,6 +175,27 @@ class EncodeSettings:
         if self.tune not in SVT_TUNES:
             raise ConfigError(f"tune is {self.tune!r}, expected one of {', '.join(SVT_TUNES)}")
         check_anchor_interval(self.anchor_interval)
+
+    def _check_codec(self) -> None:
+        for name, value, known in (
+            ("mode", self.mode, get_args(ModeName)),
+            ("codec", self.codec, get_args(CodecName)),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+        if self.crf is not None:
+            if self.codec == "av1" and not (1 <= self.crf <= 70 and self.crf % 0.25 == 0):
+                raise ConfigError(f"CRF is {self.crf:g}, expected 1 to 70 in steps of 0.25")
+            if self.codec != "av1" and not 1 <= self.crf <= 51:
+                raise ConfigError(f"CRF of {self.codec} is {self.crf:g}, expected 1 to 51")
+        if self.legacy_keyframe_bytes is not None:
+            if self.mode != "replace":
+                raise ConfigError("a legacy keyframe stands for one that is replaced: mode replace only")
+            low, high = LEGACY_KEYFRAME_BYTES
+            if not low <= self.legacy_keyframe_bytes <= high:
+                raise ConfigError(
+                    f"legacy keyframe of {self.legacy_keyframe_bytes} bytes, expected {low} to {high}"
+                )
 
     @property
     def effort(self) -> Preset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -76,10 +77,16 @@ class PacketSpool:
         return len(self._gops[gop])
 
     def packets(self) -> Iterator[CodedPacket]:
-        """All packets in order; the duration of each reaches to the next."""
+        """All packets in order; each picture lasts until the next one is shown.
+
+        dts are the times of display order, as much earlier for all as the most delayed picture needs.
+        """
         entries = [entry for gop in sorted(self._gops) for entry in self._gops[gop]]
-        for index, entry in enumerate(entries):
+        times = sorted(entry.pts for entry in entries)
+        following = dict(pairwise(times))
+        lead = max((time - entry.pts for time, entry in zip(times, entries, strict=True)), default=0)
+        for time, entry in zip(times, entries, strict=True):
             self._file.seek(entry.offset)
             data = self._file.read(entry.size_bytes)
-            following = entries[index + 1].pts if index + 1 < len(entries) else entry.pts + entry.duration
-            yield CodedPacket(data, entry.pts, entry.dts, max(following - entry.pts, 1), entry.is_keyframe)
+            duration = max(following.get(entry.pts, entry.pts + entry.duration) - entry.pts, 1)
+            yield CodedPacket(data, entry.pts, time - lead, duration, entry.is_keyframe)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Protocol
 
-from hybridprompt.encode.base import WORTH_OF_BYTES, BaseEncoder, BaseGop
+from hybridprompt.encode.base import WORTH_OF_BYTES, BaseEncoder, BaseGop, Variant
 from hybridprompt.encode.blocks import BLOCK_LOG2
 from hybridprompt.encode.gate import GopDecision
 from hybridprompt.encode.rate_control import (
@@ -53,7 +53,7 @@ class GopResult:
     prompt_bytes: int
     decision: GopDecision
     crf: float
-    key_lambda_factor: float
+    variant: Variant
 
 
 def usual_prompt_bytes(width: int, height: int) -> int:

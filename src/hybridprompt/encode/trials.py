@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybridprompt.decode.injection import GopDecoding, GopPicture, decode_gop
 from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.encode.blocks import BLOCK_LOG2, area_shares
 from hybridprompt.encode.cached_generator import CachedGenerator
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.judge import Judge, MapArray
-from hybridprompt.errors import CodecError, GeneratorError
+from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry
 from hybridprompt.prompt.sections import GateMap, build_prompt
@@ -51,13 +50,7 @@ class Trials:
         self._identity = generator.identity
         self._judge = judge
         self._shares = area_shares(*self.size)
-        self._decoding = GopDecoding(
-            gop.time_base,
-            gop.extradata,
-            GeneratorRegistry([CachedGenerator(generator)], shipped=False),
-            threads=2,
-            on_warning=_raise_if_generation_failed,
-        )
+        self._generators = GeneratorRegistry([CachedGenerator(generator)], shipped=False)
         self._references: dict[int, object] = {}
 
     def measure(self, choices: Mapping[int, Choice], frames: Collection[int]) -> Maps:
@@ -66,16 +59,14 @@ class Trials:
         Raises CodecError and BitstreamError when the packets cannot be decoded or show none of those frames,
         GeneratorError when the generator fails.
         """
-        maps: Maps = {
-            shown.index: self._map(shown.index, shown.picture) for shown in self._shown(choices, frames)
-        }
+        maps: Maps = {frame: self._map(frame, picture) for frame, picture in self._shown(choices, frames)}
         # A prepared reference may be many times as large as its picture, so only the present ones are kept.
         self._references = {frame: kept for frame, kept in self._references.items() if frame in maps}
         return maps
 
     def planes(self, choices: Mapping[int, Choice], frames: Collection[int]) -> dict[int, Planes]:
         """Decode with the chosen prompts; return copies of the frames.  Raises as `measure` does."""
-        return {shown.index: shown.picture.copied().planes for shown in self._shown(choices, frames)}
+        return {frame: picture.copied().planes for frame, picture in self._shown(choices, frames)}
 
     def mean(self, maps: Maps) -> float:
         """Mean distance of all measured frames."""
@@ -85,21 +76,16 @@ class Trials:
         """Mean strength of a gate, weighted by area."""
         return float((gate.strengths() * area_shares(*self.size, gate.block_log2)).sum())
 
-    def prompt(self, choice: Choice) -> Prompt:
+    def prompt(self, packet: int, choice: Choice) -> Prompt:
         """The prompt that says this.  Raises BitstreamError for a size that prompts cannot name."""
-        return build_prompt(self._identity, *self.size, choice.quantiser, choice.gate)
+        still = self.gop.still if packet == 0 else None
+        return build_prompt(self._identity, *self.size, choice.quantiser, choice.gate, still)
 
-    def _shown(self, choices: Mapping[int, Choice], frames: Collection[int]) -> Iterator[GopPicture]:
-        # None takes away what a packet may carry already.
-        prompts: dict[int, Prompt | None] = dict.fromkeys(range(len(self.gop.packets)))
-        prompts |= {packet: self.prompt(choice) for packet, choice in choices.items()}
-        missing = set(frames)
-        for shown in decode_gop(self.gop.packets[: max(frames) + 1], self._decoding, prompts=prompts):
-            if shown.index in frames:
-                missing.discard(shown.index)
-                yield shown
-        if missing:
-            raise CodecError(f"packets {sorted(missing)} of a GOP show no picture")
+    def _shown(self, choices: Mapping[int, Choice], frames: Collection[int]) -> Iterator[tuple[int, Picture]]:
+        prompts = {packet: self.prompt(packet, choice) for packet, choice in choices.items()}
+        return self.gop.shown(
+            prompts, frames, generators=self._generators, on_warning=_raise_if_generation_failed
+        )
 
     def _map(self, frame: int, picture: Picture) -> MapArray:
         if frame not in self._references:
@@ -117,19 +103,19 @@ def base_distance(gop: Gop, judge: Judge, frames: Collection[int]) -> float:
 
     Raises CodecError when the packets cannot be decoded.
     """
-    decoding = GopDecoding(gop.time_base, gop.extradata, threads=2)
     distances = []
-    for shown in decode_gop(gop.packets[: max(frames) + 1], decoding):
-        if shown.index in frames:
-            source = gop.source(shown.index)
-            blocks = judge.distance_map(shown.picture, judge.prepare(source), 1 << BLOCK_LOG2)
-            distances.append(float((blocks * area_shares(source.width, source.height)).sum()))
-    if len(distances) < len(frames):
-        raise CodecError(f"a GOP shows only {len(distances)} of {len(frames)} pictures asked for")
+    for frame, picture in gop.shown({}, frames, generators=None, on_warning=_log):
+        source = gop.source(frame)
+        blocks = judge.distance_map(picture, judge.prepare(source), 1 << BLOCK_LOG2)
+        distances.append(float((blocks * area_shares(source.width, source.height)).sum()))
     return float(np.mean(distances))
+
+
+def _log(warning: DecodeWarning) -> None:
+    logger.debug("%s", warning)
 
 
 def _raise_if_generation_failed(warning: DecodeWarning) -> None:
     if warning.kind is WarningKind.GENERATION_FAILED:
         raise GeneratorError(warning.message)
-    logger.debug("%s", warning)
+    _log(warning)

@@ -1,4 +1,4 @@
-"""What the sections of a prompt mean, version 1: the conditioning quantiser and the gate.
+"""What the sections of a prompt mean, version 1: the conditioning quantiser, the gate and the still.
 
 docs/bitstream.md has every byte. Types not listed in `SectionType` are skipped.
 """
@@ -28,6 +28,13 @@ class SectionType(IntEnum):
 
     QUANTISER = 1
     GATE = 2
+    STILL = 3
+
+
+class StillCodec(IntEnum):
+    """What a still is coded with."""
+
+    AV1 = 1
 
 
 class _GateMode(IntEnum):
@@ -118,14 +125,35 @@ class GateMap:
 
 
 @dataclass(frozen=True, slots=True)
+class Still:
+    """A coded picture from which generation starts in place of the base picture.
+
+    `data` is one AV1 temporal unit without temporal delimiter, sequence header included; what is in it is
+    looked at when it is decoded. Raises `PromptError` for no data.
+    """
+
+    codec: StillCodec
+    data: bytes
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise _invalid("still of 0 bytes, expected a coded picture")
+
+    def __repr__(self) -> str:
+        return f"Still({self.codec.name}, size_bytes={len(self.data)})"
+
+
+@dataclass(frozen=True, slots=True)
 class PromptContent:
     """What a prompt tells the generator.
 
-    `quantiser` is on the scale of AV1's base_q_idx, 0..255; None stands for the picture's own.
+    `quantiser` is on the scale of AV1's base_q_idx, 0..255; None stands for the picture's own, or that of the
+    `still` where there is one.
     """
 
     quantiser: int | None
     gate: GateMap
+    still: Still | None = None
 
 
 def grid_shape(width: int, height: int, block_log2: int) -> tuple[int, int]:
@@ -134,7 +162,12 @@ def grid_shape(width: int, height: int, block_log2: int) -> tuple[int, int]:
 
 
 def build_prompt(
-    generator_id: bytes, width: int, height: int, quantiser: int | None, gate: GateMap | None
+    generator_id: bytes,
+    width: int,
+    height: int,
+    quantiser: int | None,
+    gate: GateMap | None,
+    still: Still | None = None,
 ) -> Prompt:
     """Return the prompt for one picture; None leaves a section out. Raises `PromptError` for unfit values."""
     sections = []
@@ -145,6 +178,8 @@ def build_prompt(
         if gate.indices.shape != expected:
             raise _invalid(f"gate of {gate.indices.shape} blocks, expected {expected} for {width}x{height}")
         sections.append(Section(SectionType.GATE, encode_gate(gate)))
+    if still is not None:
+        sections.append(Section(SectionType.STILL, encode_still(still)))
     return Prompt(generator_id, width, height, tuple(sections))
 
 
@@ -156,6 +191,7 @@ def parse_sections(prompt: Prompt) -> PromptContent:
     payloads = _known_payloads(prompt.sections)
     quantiser = payloads.get(SectionType.QUANTISER)
     gate = payloads.get(SectionType.GATE)
+    still = payloads.get(SectionType.STILL)
     return PromptContent(
         quantiser=None if quantiser is None else decode_quantiser(quantiser),
         gate=(
@@ -163,7 +199,13 @@ def parse_sections(prompt: Prompt) -> PromptContent:
             if gate is None
             else decode_gate(gate, prompt.width, prompt.height)
         ),
+        still=None if still is None else decode_still(still),
     )
+
+
+def has_still(prompt: Prompt) -> bool:
+    """Say whether a prompt has a still section, whatever is in it."""
+    return any(section.type == SectionType.STILL for section in prompt.sections)
 
 
 def _known_payloads(sections: Iterable[Section]) -> dict[SectionType, bytes]:
@@ -190,6 +232,20 @@ def decode_quantiser(payload: bytes) -> int:
     if len(payload) != 1:
         raise _invalid(f"quantiser section of {len(payload)} bytes, expected 1")
     return payload[0]
+
+
+def encode_still(still: Still) -> bytes:
+    """Return the payload of a still section."""
+    return bytes([still.codec]) + still.data
+
+
+def decode_still(payload: bytes) -> Still:
+    """Return the still of a section payload, not decoded. Raises `PromptError` where it is malformed."""
+    if not payload:
+        raise _invalid("still section of 0 bytes, expected a codec")
+    if payload[0] not in set(StillCodec):
+        raise _invalid(f"still codec {payload[0]}, expected {StillCodec.AV1} (AV1)")
+    return Still(StillCodec(payload[0]), payload[1:])
 
 
 def encode_gate(gate: GateMap) -> bytes:

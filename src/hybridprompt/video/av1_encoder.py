@@ -221,7 +221,7 @@ def _encode(pictures: Iterable[Picture], settings: Av1Settings, keyint: int) -> 
     def units() -> Iterator[tuple[bytes, bool]]:
         try:
             for number, picture in enumerate(pictures):
-                times.append(_checked_pts(picture, settings, number, times[-1] if times else None))
+                times.append(checked_pts(picture, settings, number, times[-1] if times else None))
                 frame = picture.to_frame()
                 frame.pts, frame.time_base = number, context.time_base
                 yield from collect(context.encode(frame))
@@ -265,7 +265,8 @@ def _open(settings: Av1Settings, keyint: int) -> VideoCodecContext:
     return context
 
 
-def _checked_pts(picture: Picture, settings: Av1Settings, number: int, previous: int | None) -> int:
+def checked_pts(picture: Picture, settings: Av1Settings, number: int, previous: int | None) -> int:
+    """Return the pts of the number-th picture; raise CodecError unless its size and times fit."""
     if (picture.width, picture.height) != (settings.width, settings.height):
         raise CodecError(
             f"picture {number} is {picture.width}x{picture.height}, "

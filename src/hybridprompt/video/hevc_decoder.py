@@ -3,8 +3,8 @@
 Overwriting a frame that came out changes what follows, as Note [Keyframe injection] in `video.av1_decoder`
 says, if the decoder has not decoded further yet. So the stream must not hold pictures back: its SPS, in the
 extradata and in packets, are to be rewritten first (`bitstream.hevc_sps`, Note [Decoding order]). Pictures
-then come in decoding order, one from each packet, and `DisplayOrder` sorts them. Hidden samples outside the
-conformance window stay those of the base picture.
+then come in decoding order, one from each packet, and `DisplayOrder` sorts them. To have the hidden samples
+outside the conformance window overwritten, too, decode with cropped False: motion vectors may point there.
 """
 
 from collections import deque

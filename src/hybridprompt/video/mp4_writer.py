@@ -1,11 +1,11 @@
-"""Writing AV1 packets to MP4, with the sound of another file."""
+"""Writing AV1, H.264 and H.265 packets to MP4, with the sound of another file."""
 
 import io
 import os
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -17,9 +17,17 @@ from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.files import FFMPEG_FAILURES, PartialFile, close_quietly, reason
 from hybridprompt.video.picture import ColorInfo
 
+_TAGS: Final = {"h264": "avc1", "hevc": "hvc1"}
+"""Sample entries that promise to hold all parameter sets."""
+
+_MUXED_AS: Final = {"av1": "libdav1d"}
+_START_CODE: Final = b"\0\0\0\1"
+_LENGTH_BYTES: Final = 4
+
 
 class Mp4Writer:
-    """An MP4 file of AV1 packets, with the sound of another file if wanted; complete or not there at all.
+    """An MP4 file of AV1 packets (see `describe` for others), with the sound of another file if wanted;
+    complete or not there at all.
 
     Use as a context manager and call `commit` at the end; leaving without it removes what was written.
 
@@ -46,6 +54,7 @@ class Mp4Writer:
         self._time_base, self._frame_rate = time_base, frame_rate
         self._color, self._aspect = color, sample_aspect_ratio
         self._origin = round(origin_seconds / time_base)
+        self._codec, self._parameter_sets = "av1", b""
         self._audio: AudioTrack | None = None
         self._template: InputContainer | None = None
         self._output: OutputContainer | None = None
@@ -65,6 +74,16 @@ class Mp4Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.abort()
+
+    def describe(self, codec: str, parameter_sets: bytes) -> None:
+        """Before the first packet: they are of "h264" or "hevc", not AV1.
+
+        parameter_sets: in Annex B.  The file holds them once, so packets have none; their NAL units have
+        lengths of 4 bytes.  Raises MediaError for another codec.
+        """
+        if codec not in _TAGS:
+            raise MediaError(f"{self.path}: codec {codec!r}, expected one of {', '.join(_TAGS)}")
+        self._codec, self._parameter_sets = codec, parameter_sets
 
     def write(self, packet: CodedPacket) -> None:
         """Append one packet, less its temporal delimiter OBU, and the sound up to its time."""
@@ -108,12 +127,14 @@ class Mp4Writer:
         self._partial.discard()
 
     def _start(self, first: CodedPacket) -> None:
-        self._template, template = _template(first)
+        self._template, template = _template(self._codec, self._parameter_sets, first)
         self._output = av.open(
             f"file:{self._partial.path}", mode="w", format="mp4", container_options={"movflags": "+faststart"}
         )
         stream = self._output.add_stream_from_template(template, opaque=True)
         context = stream.codec_context
+        if self._codec in _TAGS:
+            context.codec_tag = _TAGS[self._codec]
         context.framerate = self._frame_rate
         if self._color is not None:
             context.colorspace, context.color_primaries = self._color.matrix, self._color.primaries
@@ -132,7 +153,7 @@ class Mp4Writer:
             self._template.close()
 
 
-def _template(packet: CodedPacket) -> tuple[InputContainer, VideoStream]:
+def _template(codec: str, parameter_sets: bytes, packet: CodedPacket) -> tuple[InputContainer, VideoStream]:
     """Return a stream that describes packet's codec, size and color, and the container it lives in.
 
     PyAV can only copy codec parameters from a stream that was read, so one packet goes through an MP4 in
@@ -140,8 +161,10 @@ def _template(packet: CodedPacket) -> tuple[InputContainer, VideoStream]:
     """
     buffer = io.BytesIO()
     with av.open(buffer, mode="w", format="mp4") as output:
-        stream = output.add_mux_stream("libdav1d", width=16, height=16)
-        coded = av.Packet(packet.data)
+        stream = output.add_mux_stream(_MUXED_AS.get(codec, codec), width=16, height=16)
+        # FFmpeg takes parameter sets out of a first packet in Annex B.
+        data = packet.data if not parameter_sets else parameter_sets + _annex_b(packet.data)
+        coded = av.Packet(data)
         coded.stream, coded.time_base = stream, Fraction(1, 1000)
         coded.pts = coded.dts = 0
         coded.is_keyframe = True
@@ -149,3 +172,13 @@ def _template(packet: CodedPacket) -> tuple[InputContainer, VideoStream]:
     buffer.seek(0)
     container = av.open(buffer, mode="r")
     return container, container.streams.video[0]
+
+
+def _annex_b(packet: bytes) -> bytes:
+    """A packet's NAL units with start codes in place of their lengths, as many bytes."""
+    out, position = bytearray(), 0
+    while position + _LENGTH_BYTES <= len(packet):
+        end = position + _LENGTH_BYTES + int.from_bytes(packet[position : position + _LENGTH_BYTES], "big")
+        out += _START_CODE + packet[position + _LENGTH_BYTES : end]
+        position = end
+    return bytes(out)

@@ -5,6 +5,7 @@ Note [Keyframe injection] in `av1_decoder` says what overwriting such a frame do
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from types import TracebackType
 from typing import ClassVar, Final, Self, cast
@@ -15,9 +16,11 @@ from av.sidedata.sidedata import Type
 from av.video.codeccontext import VideoCodecContext
 
 from hybridprompt.errors import CodecError
-from hybridprompt.video.picture import Picture, Plane, picture_from_frame, plane_views
+from hybridprompt.video.picture import Picture, Plane, chroma_shape, picture_from_frame, plane_views
 
 MAX_PIXELS: Final = 16384 * 8704  # the largest AV1 level's picture area, 142.6 million
+_OVERWRITABLE: Final = ("yuv420p", "yuvj420p")  # the "j" only says full range
+_NO_CROP: Final = (0, 0, 0, 0)
 
 
 class DecodedFrame:
@@ -26,6 +29,7 @@ class DecodedFrame:
     def __init__(self, frame: av.VideoFrame) -> None:
         self._frame = frame
         self._picture: Picture | None = None
+        self._crop = _NO_CROP
 
     def __repr__(self) -> str:
         frame = self._frame
@@ -46,7 +50,22 @@ class DecodedFrame:
 
     @property
     def can_overwrite(self) -> bool:
-        return self._frame.format.name == "yuv420p"
+        return self._frame.format.name in _OVERWRITABLE
+
+    def hide(self, left: int, right: int, top: int, bottom: int) -> None:
+        """Take samples at the edges for hidden ones: numbers of luma samples, even in 4:2:0.
+
+        `picture` is without them; `overwrite` gives them the nearest visible sample. Raises CodecError where
+        nothing would be left.
+        """
+        frame = self._frame
+        if min(left, right, top, bottom) < 0 or left + right >= frame.width or top + bottom >= frame.height:
+            raise CodecError(
+                f"{left} + {right} columns and {top} + {bottom} rows are hidden of a picture of "
+                f"{frame.width}x{frame.height}"
+            )
+        self._crop = left, right, top, bottom
+        self._picture = None
 
     @property
     def picture(self) -> Picture:
@@ -55,14 +74,17 @@ class DecodedFrame:
         After `overwrite` the views show the new samples. Copy it (`Picture.copied`) to keep the old ones.
         """
         if self._picture is None:
-            self._picture = picture_from_frame(self._frame, copy=False)
+            whole = picture_from_frame(self._frame, copy=False)
+            y, u, v = (self._visible(plane, index) for index, plane in enumerate(whole.planes))
+            self._picture = replace(whole, y=y, u=u, v=v)
         return self._picture
 
     def overwrite(self, y: Plane, u: Plane, v: Plane) -> None:
         """Replace the samples of this picture, also as the decoder's reference: Note [Keyframe injection].
 
-        y is (H, W) uint8, u and v are (ceil(H/2), ceil(W/2)) uint8. Call it before the next packet is
-        decoded. Raises CodecError when the stream is not 8-bit 4:2:0 or a shape is wrong.
+        y is (H, W) uint8, u and v are (ceil(H/2), ceil(W/2)) uint8; with or without the samples that `hide`
+        names. Call it before the next packet is decoded. Raises CodecError when the stream is not 8-bit 4:2:0
+        or a shape is wrong.
         """
         if not self.can_overwrite:
             raise CodecError(
@@ -70,14 +92,35 @@ class DecodedFrame:
                 "only 8-bit 4:2:0 (yuv420p) can be overwritten"
             )
         targets = plane_views(self._frame)
-        for name, source, target in zip("yuv", (y, u, v), targets, strict=True):
-            if source.shape != target.shape or source.dtype != np.uint8:
+        for index, (source, target) in enumerate(zip((y, u, v), targets, strict=True)):
+            visible = self._visible(target, index).shape
+            if source.shape not in (target.shape, visible) or source.dtype != np.uint8:
                 raise CodecError(
-                    f"plane {name} to inject at pts {self.pts} is {source.shape} {source.dtype}, "
-                    f"expected {target.shape} uint8"
+                    f"plane {'yuv'[index]} to inject at pts {self.pts} is {source.shape} {source.dtype}, "
+                    f"expected {visible} uint8"
                 )
-        for source, target in zip((y, u, v), targets, strict=True):
+        for index, (source, target) in enumerate(zip((y, u, v), targets, strict=True)):
+            if source.shape != target.shape:
+                rows, columns = self._window(index)
+                hidden = (
+                    (rows.start, target.shape[0] - rows.stop),
+                    (columns.start, target.shape[1] - columns.stop),
+                )
+                source = np.pad(source, hidden, mode="edge")
             np.copyto(target, source)
+
+    def _window(self, index: int) -> tuple[slice, slice]:
+        """The visible rows and columns of a plane (0: luma)."""
+        left, right, top, bottom = self._crop
+        width, height = self._frame.width - left - right, self._frame.height - top - bottom
+        if index == 0:
+            return slice(top, top + height), slice(left, left + width)
+        rows, columns = chroma_shape(width, height)
+        return slice(top // 2, top // 2 + rows), slice(left // 2, left // 2 + columns)
+
+    def _visible(self, plane: Plane, index: int) -> Plane:
+        rows, columns = self._window(index)
+        return plane[rows, columns]
 
 
 class Closing(ABC):

@@ -1,11 +1,12 @@
-"""Reading AV1 packets from containers, without decoding."""
+"""Reading AV1, H.264 and H.265 packets from containers, without decoding."""
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,10 @@ from hybridprompt.video.picture import UNSPECIFIED, ColorInfo
 MAX_GOP_PACKETS: Final = 3000
 MAX_GOP_BYTES: Final = 64 << 20
 _FALLBACK_RATE: Final = Fraction(30)
+_SEEK_BACK_SECONDS: Final = (0, 0, 4, 20, 100)
+"""How much further back seeking is tried, from one attempt to the next."""
+
+_NAMES: Final = {"av1": "AV1", "h264": "H.264", "hevc": "H.265"}
 
 _log = logging.getLogger(__name__)
 
@@ -48,18 +53,22 @@ class GopPackets:
 
 
 class PacketReader:
-    """The AV1 video track of a file, packet by packet.
+    """The video track of a file, packet by packet, if it is of one of some codecs.
 
-    Every iteration reads the file anew, so several may run at once. Packets from MP4 have no temporal
-    delimiter OBU, as AV1-in-ISOBMFF asks; those from other containers may. Raises MediaError when the file
-    cannot be read or holds no AV1 video.
+    codecs: "av1", "h264" and "hevc", by their FFmpeg names; `codec` is the one found. Packets come in file
+    order, that is in decoding order; AV1's is the display order, too. dts is the pts where the container has
+    none. Every iteration reads the file anew, so several may run at once. AV1 packets from MP4 have no
+    temporal delimiter OBU, as AV1-in-ISOBMFF asks; those from other containers may. Raises MediaError when
+    the file cannot be read or holds no such video.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], codecs: tuple[str, ...] = ("av1",)) -> None:
         self.path = Path(path)
+        self._codecs = codecs
         with open_input(self.path) as container:
-            stream = av1_stream(container, self.path)
+            stream = video_stream(container, self.path, codecs)
             context = stream.codec_context
+            self.codec: str = context.codec.canonical_name
             self.width: int = context.width
             self.height: int = context.height
             self.pixel_format: str | None = context.pix_fmt
@@ -93,7 +102,7 @@ class PacketReader:
         """
         with open_input(self.path) as container:
             try:
-                frame = next(container.decode(av1_stream(container, self.path)), None)
+                frame = next(container.decode(self._stream(container)), None)
             except FFMPEG_FAILURES as error:
                 raise MediaError(
                     f"{self.path}: its first picture cannot be decoded ({reason(error)})"
@@ -104,36 +113,66 @@ class PacketReader:
         return self.packets()
 
     def packets(self, start_seconds: float | None = None) -> Iterator[CodedPacket]:
-        """Yield packets in file order, from the last keyframe at or before start_seconds of the video on."""
-        step = max(1, round(1 / (self.average_rate * self.time_base)))
+        """Yield packets in file order, from the last keyframe at or before start_seconds of the video on.
+
+        Where the container's index leads elsewhere, the keyframe may be an earlier one. Raises MediaError
+        where the file cannot seek.
+        """
+        if start_seconds is not None and start_seconds > 0:
+            target = self.start_pts + round(start_seconds / self.time_base)
+            with open_input(self.path) as container:
+                found = self._sought(container, target)
+                if found is not None:
+                    yield from found
+                    return
         with open_input(self.path) as container:
-            stream = av1_stream(container, self.path)
-            if start_seconds is not None and start_seconds > 0:
-                target = self.start_pts + round(start_seconds / self.time_base)
-                try:
-                    container.seek(target, stream=stream, backward=True)
-                except FFMPEG_FAILURES as error:
-                    raise MediaError(
-                        f"{self.path}: cannot seek to {start_seconds} s ({reason(error)})"
-                    ) from error
-            following = self.start_pts
+            yield from self._demuxed(container, self._stream(container))
+
+    def _sought(self, container: InputContainer, target: int) -> Iterator[CodedPacket] | None:
+        """Packets from a keyframe at or before a time on; None where seeking leads to none."""
+        stream = self._stream(container)
+        place = target
+        for back_seconds in _SEEK_BACK_SECONDS:
             try:
-                for packet in container.demux(stream):
-                    if packet.size:
-                        coded = _coded(packet, following, step)
-                        following = coded.pts + max(coded.duration, 1)
-                        yield coded
+                container.seek(place, stream=stream, backward=True)
             except FFMPEG_FAILURES as error:
-                _log.warning("%s: the file breaks off or is damaged (%s)", self.path, reason(error))
+                seconds = float((target - self.start_pts) * self.time_base)
+                raise MediaError(f"{self.path}: cannot seek to {seconds} s ({reason(error)})") from error
+            packets = self._demuxed(container, stream)
+            if self.codec == "av1":
+                return packets
+            # Not every container seeks to keyframes; and seeking goes by decoding times, which are earlier
+            # than those at which pictures are shown.
+            keyframe = next((packet for packet in packets if packet.is_keyframe), None)
+            if keyframe is not None and keyframe.pts <= target:
+                return chain((keyframe,), packets)
+            place = min(place, place if keyframe is None else keyframe.dts) - 1
+            place -= round(back_seconds / self.time_base)
+        return None
+
+    def _demuxed(self, container: InputContainer, stream: VideoStream) -> Iterator[CodedPacket]:
+        step = max(1, round(1 / (self.average_rate * self.time_base)))
+        following = self.start_pts
+        try:
+            for packet in container.demux(stream):
+                if packet.size:
+                    coded = _coded(packet, following, step)
+                    following = coded.pts + max(coded.duration, 1)
+                    yield coded
+        except FFMPEG_FAILURES as error:
+            _log.warning("%s: the file breaks off or is damaged (%s)", self.path, reason(error))
 
     def keyframe_pts(self) -> list[int]:
         """Return the pts of all keyframes: from the index where MP4 has one, else by reading all packets."""
         with open_input(self.path) as container:
-            stream = av1_stream(container, self.path)
-            if "mp4" in container.format.name and len(stream.index_entries):
-                # The index holds decoding times, which for AV1 are presentation times.
+            stream = self._stream(container)
+            # The index holds decoding times, which for AV1 are presentation times.
+            if self.codec == "av1" and "mp4" in container.format.name and len(stream.index_entries):
                 return [entry.timestamp for entry in stream.index_entries if entry.is_keyframe]
         return [packet.pts for packet in self.packets() if packet.is_keyframe]
+
+    def _stream(self, container: InputContainer) -> VideoStream:
+        return video_stream(container, self.path, self._codecs)
 
     def iter_gops(self, start_seconds: float | None = None) -> Iterator[GopPackets]:
         """Yield one GOP after the other, each from a keyframe to the packet before the next keyframe.
@@ -164,15 +203,21 @@ class PacketReader:
             yield GopPackets(index, tuple(gop))
 
 
-def av1_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Return the best video track if it is AV1. Raises MediaError otherwise."""
+def video_stream(container: InputContainer, path: Path, codecs: Sequence[str]) -> VideoStream:
+    """Return the best video track if it is of one of the codecs (FFmpeg's names). Raises MediaError."""
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-        raise MediaError(f"{path}: has no video track, expected AV1 video")
+        known = " or ".join(_NAMES.get(codec, codec) for codec in codecs)
+        raise MediaError(f"{path}: has no video track, expected {known} video")
     name = "an unknown codec" if stream.codec_context is None else stream.codec_context.codec.canonical_name
-    if name != "av1":
-        raise MediaError(f"{path}: its video is {name}, expected av1")
+    if name not in codecs:
+        raise MediaError(f"{path}: its video is {name}, expected {' or '.join(codecs)}")
     return stream
+
+
+def av1_stream(container: InputContainer, path: Path) -> VideoStream:
+    """Return the best video track if it is AV1. Raises MediaError otherwise."""
+    return video_stream(container, path, ("av1",))
 
 
 def _coded(packet: "av.Packet[VideoStream]", following: int, step: int) -> CodedPacket:

@@ -14,14 +14,14 @@ import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
-from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
 
 from hybridprompt.errors import CodecError, ConfigError, MediaError
 from hybridprompt.video.av1_encoder import Av1Settings, encode_stream
 from hybridprompt.video.files import FFMPEG_FAILURES, PartialFile, close_quietly, open_input, reason
 from hybridprompt.video.mp4_writer import Mp4Writer
-from hybridprompt.video.picture import ColorInfo, Picture, plane_views
+from hybridprompt.video.picture import ColorInfo, Picture
+from hybridprompt.video.scaling import scaled as scaled
 from hybridprompt.video.source import VideoSource
 
 PeerCodec = Literal["svt-av1", "x265", "x264", "vp9"]
@@ -161,17 +161,6 @@ def restored(picture: Picture, width: int, height: int) -> Picture:
             v=picture.v[:rows, :columns],
         )
     return scaled(picture, width, height)
-
-
-def scaled(picture: Picture, width: int, height: int) -> Picture:
-    """Scale a picture by swscale's Lanczos filter, with full chroma precision."""
-    flags = Interpolation.LANCZOS | Interpolation.ACCURATE_RND
-    try:
-        frame = picture.to_frame().reformat(width=width, height=height, interpolation=flags, threads=1)
-    except FFMPEG_FAILURES as error:
-        raise CodecError(f"cannot scale {picture} to {width}x{height} ({reason(error)})") from error
-    y, u, v = plane_views(frame)
-    return Picture(y, u, v, picture.pts, picture.time_base, picture.color).copied()
 
 
 def decoded_pictures(path: Path, width: int, height: int, color: ColorInfo) -> Iterator[Picture]:

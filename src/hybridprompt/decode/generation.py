@@ -1,0 +1,184 @@
+"""From a prompt to the picture that replaces a base picture, whatever codec carries it."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final, NoReturn, Protocol
+
+import numpy as np
+
+from hybridprompt.decode.still import decode_still
+from hybridprompt.decode.warnings import DecodeWarning, WarningKind
+from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
+from hybridprompt.generator.base import Generator, Planes
+from hybridprompt.prompt.sections import PromptContent, has_still, parse_sections
+from hybridprompt.prompt.syntax import Prompt, decode_prompt
+from hybridprompt.video.picture import chroma_shape
+
+MAX_GENERATIONS: Final = 2
+_BASE_SHOWN: Final = "the base is shown"
+_STILL_SHOWN: Final = "the still is shown without generation"
+
+
+class GeneratorLookup(Protocol):
+    """Where generators come from; `generator.registry.GeneratorRegistry` is one."""
+
+    def find(self, identity: bytes) -> Generator | None:
+        """Return the generator of that identity, None if it is not known. Raises GeneratorError."""
+
+
+class UnusablePromptError(Exception):
+    """Why the base picture stays, or the still is not generated from; never leaves `decode`."""
+
+    def __init__(self, kind: WarningKind, message: str, *, whole_file: bool = False) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.whole_file = whole_file
+
+    def warning(self, pts_seconds: float) -> DecodeWarning:
+        """Return the warning about it, at a time unless it concerns the whole file."""
+        return DecodeWarning(self.kind, str(self), None if self.whole_file else pts_seconds)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Replacement:
+    """What replaces the base picture: planes that the generator made, or else those of the still.
+
+    problem: why the still was not generated from, if it should have been.
+    """
+
+    planes: Planes
+    is_generated: bool
+    problem: UnusablePromptError | None = None
+
+
+def misfit(message: str) -> UnusablePromptError:
+    """Return the error of a prompt that is not for the picture it came with."""
+    return UnusablePromptError(WarningKind.PROMPT_MISFIT, f"{message}: {_BASE_SHOWN}")
+
+
+def damaged(error: BitstreamError | CodecError) -> UnusablePromptError:
+    """Return the error of a prompt that breaks the syntax."""
+    return UnusablePromptError(WarningKind.PROMPT_DAMAGED, f"the prompt is damaged ({error}): {_BASE_SHOWN}")
+
+
+def read_prompt(extract: Callable[[], bytes | None], generators: GeneratorLookup | None) -> Prompt | None:
+    """Return the prompt that a packet carries, None where it has none that matters.
+
+    extract: returns its bytes. Without generators only those with a still matter. Raises UnusablePromptError
+    for a damaged one.
+    """
+    try:
+        prompt_bytes = extract()
+        prompt = None if prompt_bytes is None else decode_prompt(prompt_bytes)
+    except BitstreamError as error:
+        if generators is None:
+            # Whether it had a still cannot be told; without one it would be ignored.
+            return None
+        raise damaged(error) from error
+    return relevant(prompt, generators)
+
+
+def relevant(prompt: Prompt | None, generators: GeneratorLookup | None) -> Prompt | None:
+    """Return a prompt that changes the picture: without generators, only one with a still does."""
+    if prompt is None or generators is not None or has_still(prompt):
+        return prompt
+    return None
+
+
+def check_size(prompt: Prompt, width: int, height: int) -> None:
+    """Raise UnusablePromptError unless the prompt is for a picture of this size."""
+    if (width, height) != (prompt.width, prompt.height):
+        raise misfit(f"a prompt for {prompt.width}x{prompt.height} at a picture of {width}x{height}")
+
+
+def parse_content(prompt: Prompt) -> PromptContent:
+    """Return what the prompt says. Raises UnusablePromptError where it is damaged."""
+    try:
+        return parse_sections(prompt)
+    except BitstreamError as error:
+        raise damaged(error) from error
+
+
+def generated_planes(
+    prompt: Prompt,
+    base: Callable[[], Planes],
+    own_quantiser: Callable[[], int],
+    generators: GeneratorLookup | None,
+    slots: AbstractContextManager[object],
+) -> Replacement:
+    """Return what replaces the base picture of a prompt that is for it.
+
+    base: returns the base picture, y (H, W), u and v (ceil(H/2), ceil(W/2)) uint8, not changed; called only
+    for a prompt without a still. own_quantiser: returns that picture's own, 0..255, on the scale of AV1's
+    base_q_idx; called only where neither the prompt nor a still has one. Raises BitstreamError where it is
+    not known. generators: None, and a generator that is missing or fails, leave a still as it is. slots: held
+    while a generator runs.
+
+    Raises UnusablePromptError where the base picture is to stay.
+    """
+    content = parse_content(prompt)
+    if content.still is None:
+        assert generators is not None, "without generators a prompt without a still is ignored"
+        quantiser = content.quantiser
+        if quantiser is None:
+            try:
+                quantiser = own_quantiser()
+            except BitstreamError as error:
+                raise damaged(error) from error
+        generator = _found(prompt.generator_id, generators, _BASE_SHOWN)
+        return Replacement(_run(generator, base(), quantiser, content, slots, _BASE_SHOWN), True)
+    try:
+        still = decode_still(content.still, prompt.width, prompt.height)
+    except (BitstreamError, CodecError) as error:
+        raise damaged(error) from error
+    if generators is None:
+        return Replacement(still.planes, False)
+    quantiser = still.base_q_idx if content.quantiser is None else content.quantiser
+    try:
+        generator = _found(prompt.generator_id, generators, _STILL_SHOWN)
+        return Replacement(_run(generator, still.planes, quantiser, content, slots, _STILL_SHOWN), True)
+    except UnusablePromptError as problem:
+        return Replacement(still.planes, False, problem)
+
+
+def _found(identity: bytes, generators: GeneratorLookup, instead: str) -> Generator:
+    unknown = WarningKind.GENERATOR_UNKNOWN
+    try:
+        generator = generators.find(identity)
+    except GeneratorError as error:
+        raise UnusablePromptError(
+            unknown, f"generator {identity.hex()} cannot be loaded ({error}): {instead}", whole_file=True
+        ) from error
+    if generator is None:
+        raise UnusablePromptError(
+            unknown, f"generator {identity.hex()} is not known here: {instead}", whole_file=True
+        )
+    return generator
+
+
+def _run(
+    generator: Generator,
+    source: Planes,
+    quantiser: int,
+    content: PromptContent,
+    slots: AbstractContextManager[object],
+    instead: str,
+) -> Planes:
+    def fail(error: object) -> NoReturn:
+        raise UnusablePromptError(WarningKind.GENERATION_FAILED, f"generation failed ({error}): {instead}")
+
+    gate = content.gate
+    try:
+        with slots:
+            planes = generator.generate(
+                source, quantiser=quantiser, strengths=gate.strengths(), block_size=gate.block_size
+            )
+    except (GeneratorError, CodecError) as error:
+        fail(error)
+    height, width = source[0].shape
+    expected = (height, width), *(chroma_shape(width, height),) * 2
+    found = tuple(plane.shape for plane in planes)
+    if found != expected or any(plane.dtype != np.uint8 for plane in planes):
+        fail(f"planes of {found}, expected {expected} uint8")
+    return planes

@@ -1,0 +1,62 @@
+"""Base encodes of mode `replace` in AV1: the keyframe is given, its packet a stub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, Variant, without_delimiter
+from hybridprompt.encode.cached_generator import CachedGenerator
+from hybridprompt.encode.given_keyframe import GivenKeyframes, small_keyframe
+from hybridprompt.generator.base import Generator
+from hybridprompt.prompt.carriage import attach
+from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket
+from hybridprompt.video.av1_given_keyframe import encode_given_keyframe, make_stub
+from hybridprompt.video.picture import Picture
+
+
+@dataclass
+class Av1ReplaceEncoder(BaseEncoder):
+    """See BaseEncoder.  generator: of the keyframes."""
+
+    generator: Generator | None = None
+
+    def encode(self, pictures: list[Picture], crf: float, variant: Variant) -> BaseGop:
+        """See BaseEncoder.encode."""
+        assert isinstance(variant, GivenKeyframe)
+        still, given = self._keyframes.make(pictures[0], crf, variant)
+        settings = replace(
+            self._settings(pictures, crf, preset=self.settings.effort.svt_preset, threads=2),
+            picture_lambdas=self.lambdas,
+        )
+        coded = encode_given_keyframe(
+            [given, *pictures[1:]],
+            settings,
+            stub=self._stand_in(pictures[0], settings),
+            cancelled=self.cancelled,
+        )
+        packets = [without_delimiter(packet) for packet in coded]
+        stub = attach(packets[0].data, self._keyframes.showing(still, given))
+        packets[0] = replace(packets[0], data=stub)
+        return BaseGop(pictures, packets, crf, variant, still)
+
+    def best(self, pictures: list[Picture], crf: float) -> BaseGop:
+        """See BaseEncoder.best."""
+        return self._keyframes.best(lambda variant: self.encode(pictures, crf, variant), self.cheapest)
+
+    def _stand_in(self, source: Picture, settings: Av1Settings) -> CodedPacket | None:
+        """A keyframe for clients that see no more of it, as good as its bytes allow; None for a grey one."""
+        size_bytes = self.settings.legacy_keyframe_bytes
+        if size_bytes is None:
+            return None
+
+        def code(picture: Picture, crf: float) -> bytes:
+            return make_stub(picture, replace(settings, crf=crf, lambda_factor=1.0)).data
+
+        data = small_keyframe(source, size_bytes, code)
+        return replace(make_stub(source, settings), data=data)
+
+    @cached_property
+    def _keyframes(self) -> GivenKeyframes:
+        assert self.generator is not None, "mode replace takes a generator"
+        return GivenKeyframes(self.settings, CachedGenerator(self.generator))

@@ -1,0 +1,120 @@
+"""Keyframes of mode `replace`: a still in the prompt, and what the generator makes of it.
+
+Note [Open and closed loop]: *closed loop*, the other pictures are coded against the generated keyframe, so
+the encoder sees what it predicts from, and spends bits to take away detail that is wrong.  *Open loop*, they
+are coded against the still as it is, and generation happens behind the encoder's back: its detail rides along
+where nothing is coded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from hybridprompt.decode.still import still_header
+from hybridprompt.encode.base import BaseGop, GivenKeyframe
+from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
+from hybridprompt.encode.still_encoder import encode_still
+from hybridprompt.generator.base import Generator
+from hybridprompt.prompt.sections import GateMap, Still, build_prompt
+from hybridprompt.prompt.syntax import encode_prompt
+from hybridprompt.video.picture import Picture
+from hybridprompt.video.scaling import scaled
+
+STILL_CRF_OFFSET = -19.0
+"""Of a still's CRF from its GOP's.  All else is predicted from it: a third of the bytes is well spent."""
+
+
+_LEGACY_CRFS: Final = tuple(float(crf) for crf in range(36, 71, 2))
+_SHRINKS: Final = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class GivenKeyframes:
+    """Makes them for the GOPs of one encode.  generator: remembering what it has made pays."""
+
+    settings: EncodeSettings
+    generator: Generator
+
+    def make(self, picture: Picture, crf: float, variant: GivenKeyframe) -> tuple[Still, Picture]:
+        """The still of a source picture, and the picture that the others are coded against.
+
+        crf: of the GOP, on SVT-AV1's scale.  Raises CodecError, GeneratorError.
+        """
+        still, decoded = encode_still(
+            picture,
+            crf + STILL_CRF_OFFSET + variant.still_offset,
+            preset=self.settings.effort.svt_preset,
+            tune=SVT_TUNES[self.settings.tune],
+        )
+        planes = decoded.planes
+        if variant.gate is not None:
+            planes = self.generator.generate(
+                planes,
+                quantiser=decoded.base_q_idx,
+                strengths=variant.gate.strengths(),
+                block_size=variant.gate.block_size,
+            )
+        return still, replace(picture, y=planes[0], u=planes[1], v=planes[2])
+
+    def best(
+        self,
+        encode: Callable[[GivenKeyframe], BaseGop],
+        cheapest: Callable[[Sequence[BaseGop]], BaseGop],
+    ) -> BaseGop:
+        """Encode a GOP with stills of all the sizes that the preset tries; return what serves it best."""
+        bases: list[BaseGop] = []
+        for offset in self.settings.effort.still_offsets:
+            bases.append(encode(GivenKeyframe(offset)))
+        return cheapest(bases)
+
+    def showing(self, still: Still, picture: Picture) -> bytes:
+        """The prompt that shows a still as it is, for a picture of that size.  Raises BitstreamError."""
+        size = picture.width, picture.height
+        gate = GateMap.uniform(*size, index=0)
+        return encode_prompt(build_prompt(self.generator.identity, *size, None, gate, still))
+
+
+def small_keyframe(picture: Picture, size_bytes: int, code: Callable[[Picture, float], bytes]) -> bytes:
+    """A keyframe's packet of a picture, as good as size_bytes allow, for players without prompts.
+
+    code: codes a picture at a CRF on SVT-AV1's scale.  Where the coarsest takes too much, the picture is
+    blurred, at last to one grey, whatever that takes.  Raises CodecError.
+    """
+    for shrink in _SHRINKS:
+        shown = blurred(picture, shrink)
+        smallest = code(shown, _LEGACY_CRFS[-1])
+        if len(smallest) <= size_bytes:
+            low, high = 0, len(_LEGACY_CRFS) - 1
+            while low < high:
+                middle = (low + high) // 2
+                data = code(shown, _LEGACY_CRFS[middle])
+                if len(data) <= size_bytes:
+                    high, smallest = middle, data
+                else:
+                    low = middle + 1
+            return smallest
+    return code(grey(picture), _LEGACY_CRFS[-1])
+
+
+def blurred(picture: Picture, shrink: int) -> Picture:
+    """A picture scaled down to 1 / shrink of its width and height, and up again."""
+    if shrink == 1:
+        return picture
+    small = scaled(picture, *(max(2, side // shrink // 2 * 2) for side in (picture.width, picture.height)))
+    y, u, v = scaled(small, picture.width, picture.height).planes
+    return replace(picture, y=y, u=u, v=v)
+
+
+def grey(picture: Picture) -> Picture:
+    """One grey in a picture's place."""
+    y, u, v = (np.full(plane.shape, 128, np.uint8) for plane in picture.planes)
+    return replace(picture, y=y, u=u, v=v)
+
+
+def still_quantiser(still: Still) -> int:
+    """base_q_idx of a still.  Raises BitstreamError."""
+    return still_header(still).base_q_idx

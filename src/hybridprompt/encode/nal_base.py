@@ -1,0 +1,178 @@
+"""Base encodes of GOPs by x264 and x265: with a keyframe of their own, or against a given one.
+
+CRFs are on SVT-AV1's scale, as everywhere in the encoder, and brought to x264's and x265's here, so that
+about as many bytes come out of a CRF whatever the codec, and one rate control serves all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Final
+
+from hybridprompt.bitstream.nal import (
+    H264Nal,
+    H265Nal,
+    NalCodec,
+    join_nal_units,
+    nal_type,
+    reframe,
+    split_nal_units,
+)
+from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, Variant
+from hybridprompt.encode.cached_generator import CachedGenerator
+from hybridprompt.encode.given_keyframe import GivenKeyframes, grey, small_keyframe, still_quantiser
+from hybridprompt.encode.gop import Gop
+from hybridprompt.encode.nal_gop import NalGop
+from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
+from hybridprompt.errors import CodecError
+from hybridprompt.generator.base import Generator
+from hybridprompt.prompt.carriage_nal import attach
+from hybridprompt.video.av1_encoder import CodedPacket
+from hybridprompt.video.mp4_writer import Mp4Writer
+from hybridprompt.video.nal_encoder import (
+    NAL_CRF_RANGE,
+    NalEncoderName,
+    NalSettings,
+    encode_nal_gop,
+)
+from hybridprompt.video.picture import Picture
+
+ENCODERS: Final[dict[NalCodec, NalEncoderName]] = {NalCodec.H264: "x264", NalCodec.H265: "x265"}
+
+_SLOPE: Final = 0.115
+"""By how much the log of the bytes falls per CRF of x264 and x265."""
+
+_CRF_AT_COARSE_ANALYSIS: Final = {NalCodec.H264: 34.0, NalCodec.H265: 35.0}
+"""CRF of about as many bytes as SVT-AV1's at which `relative_log_bytes` is 0."""
+
+_FFMPEG_NAMES: Final = {NalCodec.H264: "h264", NalCodec.H265: "hevc"}
+_LENGTH_SIZE: Final = 4
+_STUB_CRF: Final = 66.0
+_FINEST_TOLD, _COARSEST_TOLD = 60, 225
+_PARAMETER_SETS: Final = {
+    NalCodec.H264: frozenset({H264Nal.SPS, H264Nal.PPS}),
+    NalCodec.H265: frozenset({H265Nal.VPS, H265Nal.SPS, H265Nal.PPS}),
+}
+_MESSAGES: Final = {
+    NalCodec.H264: frozenset({H264Nal.SEI}),
+    NalCodec.H265: frozenset({H265Nal.PREFIX_SEI, H265Nal.SUFFIX_SEI}),
+}
+
+
+def nal_crf(crf: float, codec: NalCodec) -> float:
+    """CRF of x264 or x265 that stands for one on SVT-AV1's scale: about the same bytes."""
+    wanted = _CRF_AT_COARSE_ANALYSIS[codec] - relative_log_bytes(crf) / _SLOPE
+    return min(max(wanted, NAL_CRF_RANGE[0]), NAL_CRF_RANGE[1])
+
+
+def svt_crf(crf: float, codec: NalCodec) -> float:
+    """The inverse of `nal_crf`, as near as CRFs are told apart."""
+    return crf_at((_CRF_AT_COARSE_ANALYSIS[codec] - crf) * _SLOPE)
+
+
+@dataclass
+class NalBaseEncoder(BaseEncoder):
+    """See BaseEncoder.  codec: H.264 or H.265.  generator: of the keyframes of mode `replace`."""
+
+    codec: NalCodec = NalCodec.H265
+    generator: Generator | None = None
+    parameter_sets: bytes | None = None
+    """In Annex B, once something has been encoded; the same for all GOPs."""
+    _stub: tuple[int | None, bytes] | None = field(default=None, repr=False)
+    """The last keyframe's stand-in, and its pts where it is not the same for all."""
+
+    def encode(self, pictures: list[Picture], crf: float, variant: Variant) -> BaseGop:
+        """See BaseEncoder.encode."""
+        if not isinstance(variant, GivenKeyframe):
+            return BaseGop(pictures, self._packets(pictures, crf), crf, variant)
+        still, given = self._keyframes.make(pictures[0], crf, variant)
+        packets = self._packets([given, *pictures[1:]], crf, given_first=True)
+        stub = attach(self._stand_in(pictures[0]), self._keyframes.showing(still, given), codec=self.codec)
+        packets[0] = replace(packets[0], data=stub)
+        return BaseGop(pictures, packets, crf, variant, still)
+
+    def best(self, pictures: list[Picture], crf: float) -> BaseGop:
+        """See BaseEncoder.best."""
+        if self.settings.mode == "enhance":
+            return self.encode(pictures, crf, 1.0)
+        return self._keyframes.best(lambda variant: self.encode(pictures, crf, variant), self.cheapest)
+
+    def gop(self, base: BaseGop) -> Gop:
+        """See BaseEncoder.gop."""
+        return NalGop(
+            base.packets,
+            self.parameter_sets,
+            self.source.time_base,
+            base.pictures.__getitem__,
+            base.still,
+            codec=self.codec,
+            quantiser=self._quantiser(base),
+        )
+
+    def start_file(self, writer: Mp4Writer) -> Callable[[bytes], bytes]:
+        """See BaseEncoder.start_file."""
+        assert self.parameter_sets is not None, "nothing has been encoded"
+        writer.describe(_FFMPEG_NAMES[self.codec], self.parameter_sets)
+        return partial(reframe, source=None, target=_LENGTH_SIZE)
+
+    @cached_property
+    def _keyframes(self) -> GivenKeyframes:
+        assert self.generator is not None, "mode replace takes a generator"
+        return GivenKeyframes(self.settings, CachedGenerator(self.generator))
+
+    def _stand_in(self, source: Picture) -> bytes:
+        """A keyframe's packet for clients that see no more of it: grey, or as good as its bytes allow."""
+
+        def code(picture: Picture, crf: float) -> bytes:
+            return self._packets([picture], crf)[0].data
+
+        size_bytes = self.settings.legacy_keyframe_bytes
+        pts = None if size_bytes is None else source.pts
+        if self._stub is None or self._stub[0] != pts:
+            made = (
+                code(grey(source), _STUB_CRF)
+                if size_bytes is None
+                else small_keyframe(source, size_bytes, code)
+            )
+            self._stub = pts, made
+        return self._stub[1]
+
+    def _packets(
+        self, pictures: Sequence[Picture], crf: float, *, given_first: bool = False
+    ) -> list[CodedPacket]:
+        """Encode; take out the parameter sets, which must be those of all GOPs, and encoders' messages."""
+        settings = NalSettings(
+            encoder=ENCODERS[self.codec],
+            width=pictures[0].width,
+            height=pictures[0].height,
+            frame_rate=self.source.average_rate,
+            time_base=self.source.time_base,
+            crf=nal_crf(crf, self.codec),
+            preset=self.settings.effort.nal_preset,
+            given_first=given_first,
+            color=self.source.color,
+        )
+        packets = []
+        for packet in encode_nal_gop(pictures, settings, cancelled=self.cancelled):
+            nals = split_nal_units(packet.data)
+            sets = [nal.data for nal in nals if nal_type(nal, self.codec) in _PARAMETER_SETS[self.codec]]
+            if sets:
+                self._check_parameter_sets(join_nal_units(sets))
+            dropped = _PARAMETER_SETS[self.codec] | _MESSAGES[self.codec]
+            kept = [nal.data for nal in nals if nal_type(nal, self.codec) not in dropped]
+            packets.append(replace(packet, data=join_nal_units(kept)))
+        return packets
+
+    def _check_parameter_sets(self, found: bytes) -> None:
+        if self.parameter_sets is None:
+            self.parameter_sets = found
+        if found != self.parameter_sets:
+            raise CodecError(f"{ENCODERS[self.codec]} wrote other parameter sets than for the first GOP")
+
+    def _quantiser(self, base: BaseGop) -> int:
+        if base.still is not None:
+            return still_quantiser(base.still)
+        # The generator knows AV1's quantisers only; it is told that of a picture of the same CRF.
+        return round(min(max(4 * (base.crf - 24), _FINEST_TOLD), _COARSEST_TOLD))
