@@ -49,6 +49,14 @@ def test_an_avcc_may_hold_many_parameter_sets() -> None:
 
 
 @codecs
+def test_zeros_after_parameter_sets_are_none_of_theirs(codec: NalCodec) -> None:
+    """As FFmpeg leaves them where it takes parameter sets from the byte stream."""
+    configuration = CONFIGURATIONS[codec]
+    padded = map_parameter_sets(configuration, lambda nal: nal + b"\0", codec=codec)
+    assert parameter_sets(padded, codec=codec) == parameter_sets(configuration, codec=codec)
+
+
+@codecs
 def test_every_cut_is_found(codec: NalCodec) -> None:
     configuration = CONFIGURATIONS[codec]
     end = len(map_parameter_sets(configuration, lambda nal: nal, codec=codec))

@@ -46,6 +46,27 @@ def test_a_gop_is_replaced() -> None:
         assert [p.data[0] for p in spool.packets()] == [0, 0, 0, 77, 77, 77, 88]
 
 
+def test_reordered_packets_are_decoded_before_they_are_shown() -> None:
+    """Decoding order of two GOPs with B-frames, the pictures at odd times."""
+    times = [0, 8, 4, 2, 6], [11, 30, 29, 31, 100]
+    with PacketSpool() as spool:
+        for gop, shown in enumerate(times):
+            spool.put(gop, [CodedPacket(bytes([t]), t, 0, 7, i == 0) for i, t in enumerate(shown)])
+        found = list(spool.packets())
+    assert [p.pts for p in found] == [*times[0], *times[1]]
+    assert [p.data[0] for p in found] == [p.pts for p in found]
+    # Those of display order, 4 earlier: of all pictures, the one at 2 comes out last against its place.
+    assert [p.dts for p in found] == [t - 4 for t in (0, 2, 4, 6, 8, 11, 29, 30, 31, 100)]
+    assert all(p.dts <= p.pts for p in found)
+    lasting = {0: 2, 2: 2, 4: 2, 6: 2, 8: 3, 11: 18, 29: 1, 30: 1, 31: 69, 100: 7}
+    assert {p.pts: p.duration for p in found} == lasting
+
+
+def test_nothing_stored_is_nothing() -> None:
+    with PacketSpool() as spool:
+        assert list(spool.packets()) == []
+
+
 def test_nowhere_to_write_is_a_media_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**options: object) -> None:
         raise OSError(28, "No space left on device")

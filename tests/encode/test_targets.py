@@ -207,7 +207,7 @@ def test_a_rate_out_of_reach_is_said(kbps: float) -> None:
     fake = FakeSizes(1.0, 1.0)
     target = fake.target(kbps)
     fake.encode_all(target)
-    assert "out of AV1's reach" in (target.note() or "")
+    assert "out of the codec's reach" in (target.note() or "")
 
 
 def test_a_missed_rate_is_explained() -> None:

@@ -9,10 +9,13 @@ import av
 import pytest
 from video_media import RATE, TICK, pictures, write_audio_only, write_clip
 
+from hybridprompt.bitstream.codec_config import map_parameter_sets
+from hybridprompt.bitstream.nal import NalCodec, join_nal_units, nal_type, split_nal_units
 from hybridprompt.errors import MediaError
 from hybridprompt.video import packet_reader
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.container import Mp4Writer, PacketReader, copy_with
+from hybridprompt.video.nal_encoder import NalEncoderName, NalSettings, encode_nal_gop
 from hybridprompt.video.picture import ColorInfo
 from hybridprompt.video.source import VideoSource
 
@@ -58,6 +61,47 @@ def test_packets_come_back_as_they_went_in(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a.mp4"]
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 20
+
+
+@pytest.mark.parametrize(("encoder", "codec", "tag"), [("x264", "h264", "avc1"), ("x265", "hevc", "hvc1")])
+def test_other_codecs_have_their_parameter_sets_in_the_header(
+    tmp_path: Path, encoder: NalEncoderName, codec: str, tag: str
+) -> None:
+    settings = NalSettings(
+        encoder=encoder, width=96, height=64, frame_rate=RATE, time_base=TICK, crf=30, preset="fast"
+    )
+    packets = encode_nal_gop(pictures(9), settings)
+    kind = NalCodec.H264 if codec == "h264" else NalCodec.H265
+    nals = split_nal_units(packets[0].data)
+    sets = [nal.data for nal in nals if nal_type(nal, kind) in (7, 8, 32, 33, 34)]
+    with Mp4Writer(tmp_path / "a.mp4", time_base=TICK, frame_rate=RATE, color=COLOR) as writer:
+        writer.describe(codec, join_nal_units(sets))
+        for packet in packets:
+            units = split_nal_units(packet.data)
+            kept = join_nal_units((nal.data for nal in units if nal.data not in sets), length_size=4)
+            writer.write(replace(packet, data=kept, dts=packet.dts - 4))
+        writer.commit()
+    reader = PacketReader(tmp_path / "a.mp4", ("h264", "hevc"))
+    assert (reader.codec, reader.width, reader.height, reader.color) == (codec, 96, 64, COLOR)
+    # To the byte: no zero of a start code is left at the end of one.
+    assert reader.extradata is not None
+    written: list[bytes] = []
+    map_parameter_sets(reader.extradata, lambda nal: written.append(nal) or nal, codec=kind)  # type: ignore[func-returns-value]
+    assert [nal for nal in written if nal in sets] == sets
+    assert [len(nal) for nal in written[-len(sets) :]] == [len(nal) for nal in sets]
+    times = [round(p.pts * reader.time_base / TICK) for p in reader]
+    assert times == [p.pts for p in packets]
+    with av.open(str(tmp_path / "a.mp4"), options={"err_detect": "explode"}) as container:
+        assert container.streams.video[0].codec_context.codec_tag == tag
+        assert sum(1 for _ in container.decode(video=0)) == 9
+
+
+def test_codecs_that_cannot_be_described(tmp_path: Path) -> None:
+    with (
+        Mp4Writer(tmp_path / "a.mp4", time_base=TICK, frame_rate=RATE) as writer,
+        pytest.raises(MediaError, match="codec 'vp9', expected one of h264, hevc"),
+    ):
+        writer.describe("vp9", b"")
 
 
 def test_index_comes_first(tmp_path: Path) -> None:

@@ -35,7 +35,10 @@ def length_size_of(configuration: bytes | None, *, codec: NalCodec) -> int | Non
 
 
 def parameter_sets(configuration: bytes | None, *, codec: NalCodec) -> list[bytes]:
-    """Return the NAL units in a codec configuration, without framing. Raises `BitstreamError`."""
+    """Return the NAL units in a codec configuration, without framing. Raises `BitstreamError`.
+
+    Zeros after them are left out: FFmpeg writes some where its parameter sets come from the byte stream.
+    """
     if not configuration:
         return []
     if not _is_record(configuration):
@@ -43,7 +46,7 @@ def parameter_sets(configuration: bytes | None, *, codec: NalCodec) -> list[byte
     found: list[bytes] = []
 
     def keep(nal: bytes) -> bytes:
-        found.append(nal)
+        found.append(nal.rstrip(b"\0"))
         return nal
 
     _rewrite(configuration, keep, codec)

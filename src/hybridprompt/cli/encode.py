@@ -114,7 +114,8 @@ def encode(
     crf: Annotated[
         float | None,
         typer.Option(
-            help="Constant quality instead: 1 to 70 (51 but for AV1), lower is finer.", show_default=False
+            help="Constant quality instead: 1 to 70 (h265, h264: 10 to 51), lower is finer.",
+            show_default=False,
         ),
     ] = None,
     quality: Annotated[

@@ -54,7 +54,7 @@ class Av1ReplaceEncoder(BaseEncoder):
             return make_stub(picture, replace(settings, crf=crf, lambda_factor=1.0)).data
 
         data = small_keyframe(source, size_bytes, code)
-        return replace(make_stub(source, settings), data=data)
+        return None if data is None else replace(make_stub(source, settings), data=data)
 
     @cached_property
     def _keyframes(self) -> GivenKeyframes:

@@ -43,8 +43,17 @@ class GivenKeyframe:
     gate: GateMap | None = None
 
 
+_MAX_HELD_CHANGE = 0.75
+
 Variant = float | GivenKeyframe
 """The factor of the keyframe's Lagrange multiplier, or the keyframe itself."""
+
+
+def held(variant: Variant, crf_change: float) -> Variant:
+    """The variant that keeps its still while the GOP's CRF changes a little: a still's bytes go in leaps."""
+    if not isinstance(variant, GivenKeyframe) or abs(crf_change) > _MAX_HELD_CHANGE:
+        return variant
+    return replace(variant, still_offset=variant.still_offset - crf_change)
 
 
 @dataclass(frozen=True)
@@ -66,9 +75,9 @@ class BaseGop:
         return sum(len(packet.data) for packet in self.packets)
 
 
-def at_equal_bytes(distance: float, size_bytes: int) -> float:
+def at_equal_bytes(distance: float, size_bytes: int, worth: float = WORTH_OF_BYTES) -> float:
     """Log of a distance from the source, as it would be at some number of bytes, the same for all."""
-    return math.log(max(distance, 1e-9)) + WORTH_OF_BYTES * math.log(max(size_bytes, 1))
+    return math.log(max(distance, 1e-9)) + worth * math.log(max(size_bytes, 1))
 
 
 def without_delimiter(packet: CodedPacket) -> CodedPacket:
@@ -85,6 +94,7 @@ class BaseEncoder:
     judge: Callable[[], Judge]
     lambdas: PictureLambdas = LAMBDAS
     """Of pictures but the keyframe."""
+    worth_of_bytes: float = WORTH_OF_BYTES
     cancelled: Event = field(default_factory=Event)
     """Ends encodes that go on in another thread."""
 
@@ -101,7 +111,7 @@ class BaseEncoder:
 
     def again(self, base: BaseGop, crf: float) -> BaseGop:
         """Encode a GOP at another CRF."""
-        return self.encode(base.pictures, crf, base.variant)
+        return self.encode(base.pictures, crf, held(base.variant, crf - base.crf))
 
     def gop(self, base: BaseGop) -> Gop:
         """The GOP as trials decode it."""
@@ -125,6 +135,10 @@ class BaseEncoder:
         """Tell a file what its packets are; return what brings a packet to how the file holds it."""
         return bytes
 
+    def marked(self, packet: bytes) -> bytes:
+        """The first keyframe's packet of a file with prompts, so that players see that there are any."""
+        return packet
+
     def distance(self, base: BaseGop) -> float:
         """The judge's distance of the base from its source, mean of the preset's sample frames."""
         frames = sample_frames(len(base.pictures), self.settings.effort.sample_frames)
@@ -132,7 +146,7 @@ class BaseEncoder:
 
     def _cost(self, base: BaseGop) -> float:
         """Log of the distance from the source, at equal bytes."""
-        return at_equal_bytes(self.distance(base), base.size_bytes)
+        return at_equal_bytes(self.distance(base), base.size_bytes, self.worth_of_bytes)
 
     def analysis_bytes(self, pictures: list[Picture], crf: float, *, threads: int) -> int:
         """Bytes of a GOP by SVT-AV1 at its fastest useful preset; the pictures may be scaled."""

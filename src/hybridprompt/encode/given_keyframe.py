@@ -9,12 +9,12 @@ where nothing is coded.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
-from hybridprompt.decode.still import still_header
+from hybridprompt.decode.still import DecodedStill, still_header
 from hybridprompt.encode.base import BaseGop, GivenKeyframe
 from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
@@ -24,11 +24,11 @@ from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.scaling import scaled
 
-STILL_CRF_OFFSET = -19.0
+STILL_CRF_OFFSET = -16.0
 """Of a still's CRF from its GOP's.  All else is predicted from it: a third of the bytes is well spent."""
 
 
-_LEGACY_CRFS: Final = tuple(float(crf) for crf in range(36, 71, 2))
+_LEGACY_CRFS: Final = tuple(float(crf) for crf in range(8, 71, 2))
 _SHRINKS: Final = (1, 2, 4, 8, 16)
 
 
@@ -38,18 +38,16 @@ class GivenKeyframes:
 
     settings: EncodeSettings
     generator: Generator
+    _last: dict[tuple[int | None, float], tuple[Still, DecodedStill]] = field(
+        default_factory=dict, repr=False
+    )
 
     def make(self, picture: Picture, crf: float, variant: GivenKeyframe) -> tuple[Still, Picture]:
         """The still of a source picture, and the picture that the others are coded against.
 
         crf: of the GOP, on SVT-AV1's scale.  Raises CodecError, GeneratorError.
         """
-        still, decoded = encode_still(
-            picture,
-            crf + STILL_CRF_OFFSET + variant.still_offset,
-            preset=self.settings.effort.svt_preset,
-            tune=SVT_TUNES[self.settings.tune],
-        )
+        still, decoded = self._coded(picture, round(crf + STILL_CRF_OFFSET + variant.still_offset, 2))
         planes = decoded.planes
         if variant.gate is not None:
             planes = self.generator.generate(
@@ -59,6 +57,17 @@ class GivenKeyframes:
                 block_size=variant.gate.block_size,
             )
         return still, replace(picture, y=planes[0], u=planes[1], v=planes[2])
+
+    def _coded(self, picture: Picture, crf: float) -> tuple[Still, DecodedStill]:
+        """The still at a CRF of its own; the last one is kept, as rate control encodes a GOP repeatedly."""
+        key = picture.pts, crf
+        last = self._last.get(key)
+        if last is None:
+            effort, tune = self.settings.effort, SVT_TUNES[self.settings.tune]
+            last = encode_still(picture, crf, preset=effort.svt_preset, tune=tune)
+            self._last.clear()
+            self._last[key] = last
+        return last
 
     def best(
         self,
@@ -78,11 +87,13 @@ class GivenKeyframes:
         return encode_prompt(build_prompt(self.generator.identity, *size, None, gate, still))
 
 
-def small_keyframe(picture: Picture, size_bytes: int, code: Callable[[Picture, float], bytes]) -> bytes:
+def small_keyframe(
+    picture: Picture, size_bytes: int, code: Callable[[Picture, float], bytes]
+) -> bytes | None:
     """A keyframe's packet of a picture, as good as size_bytes allow, for players without prompts.
 
     code: codes a picture at a CRF on SVT-AV1's scale.  Where the coarsest takes too much, the picture is
-    blurred, at last to one grey, whatever that takes.  Raises CodecError.
+    blurred; None where nothing helps.  Raises CodecError.
     """
     for shrink in _SHRINKS:
         shown = blurred(picture, shrink)
@@ -97,7 +108,7 @@ def small_keyframe(picture: Picture, size_bytes: int, code: Callable[[Picture, f
                 else:
                     low = middle + 1
             return smallest
-    return code(grey(picture), _LEGACY_CRFS[-1])
+    return None
 
 
 def blurred(picture: Picture, shrink: int) -> Picture:

@@ -13,7 +13,7 @@ from typing import Any
 from hybridprompt import __version__
 from hybridprompt.decode.video_file import VideoFile
 from hybridprompt.encode.pipeline import encode_file, load_generator
-from hybridprompt.encode.settings import EncodeSettings, PresetName
+from hybridprompt.encode.settings import CodecName, EncodeSettings, ModeName, PresetName
 from hybridprompt.evaluate.methods import MethodName, Reference
 from hybridprompt.evaluate.rates import Grid, bitrate_grid
 from hybridprompt.evaluate.settings import EvaluateSettings
@@ -52,6 +52,8 @@ class HybridPromptMethod:
     preset: PresetName
     gop_seconds: float
     generator: Path | None = None
+    mode: ModeName = "enhance"
+    codec: CodecName = "av1"
 
     suffix: str = ".mp4"
     max_encodes: int = _MAX_ENCODES
@@ -73,6 +75,8 @@ class HybridPromptMethod:
         return {
             "preset": self.preset,
             "effort": asdict(settings.effort),
+            "mode": settings.mode,
+            "codec": settings.codec,
             "gop_seconds": settings.gop_seconds,
             "anchor_interval": settings.anchor_interval,
             "generator": _identity(self.generator),
@@ -102,14 +106,24 @@ class HybridPromptMethod:
             preset=self.preset,
             gop_seconds=self.gop_seconds,
             generator=self.generator,
+            mode=self.mode,
+            codec=self.codec,
             overwrite=True,
         )
 
 
 def make_method(name: MethodName, settings: EvaluateSettings) -> HybridPromptMethod:
     """The method with the settings of an evaluation."""
-    preset: PresetName = name.variant  # type: ignore[assignment]  # methods.FULL_SIZE_METHODS has only these
-    return HybridPromptMethod(name, preset, settings.gop_seconds, settings.generator)
+    preset, *other = name.variant.split("-")
+    mode, codec = other or ("enhance", "av1")
+    return HybridPromptMethod(
+        name,
+        preset,  # type: ignore[arg-type]  # methods.FULL_SIZE_METHODS has only these
+        settings.gop_seconds,
+        settings.generator,
+        mode,  # type: ignore[arg-type]  # as above
+        codec,  # type: ignore[arg-type]  # as above
+    )
 
 
 @lru_cache(maxsize=4)

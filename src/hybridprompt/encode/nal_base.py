@@ -28,7 +28,9 @@ from hybridprompt.encode.nal_gop import NalGop
 from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
 from hybridprompt.errors import CodecError
 from hybridprompt.generator.base import Generator
-from hybridprompt.prompt.carriage_nal import attach
+from hybridprompt.prompt.carriage_nal import attach, extract
+from hybridprompt.prompt.sections import GateMap, build_prompt
+from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.nal_encoder import (
@@ -46,6 +48,9 @@ _SLOPE: Final = 0.115
 
 _CRF_AT_COARSE_ANALYSIS: Final = {NalCodec.H264: 34.0, NalCodec.H265: 35.0}
 """CRF of about as many bytes as SVT-AV1's at which `relative_log_bytes` is 0."""
+
+_WORTH_OF_BYTES: Final = 1.2
+"""See base.WORTH_OF_BYTES; at the rates this is made for, x264 and x265 are nearer to falling apart."""
 
 _FFMPEG_NAMES: Final = {NalCodec.H264: "h264", NalCodec.H265: "hevc"}
 _LENGTH_SIZE: Final = 4
@@ -74,14 +79,30 @@ def svt_crf(crf: float, codec: NalCodec) -> float:
 
 @dataclass
 class NalBaseEncoder(BaseEncoder):
-    """See BaseEncoder.  codec: H.264 or H.265.  generator: of the keyframes of mode `replace`."""
+    """See BaseEncoder.  codec: H.264 or H.265.  generator: the one that prompts name.
+
+    Raises ConfigError for a source of a size that cannot be coded.
+    """
 
     codec: NalCodec = NalCodec.H265
     generator: Generator | None = None
+    worth_of_bytes: float = _WORTH_OF_BYTES
     parameter_sets: bytes | None = None
     """In Annex B, once something has been encoded; the same for all GOPs."""
     _stub: tuple[int | None, bytes] | None = field(default=None, repr=False)
     """The last keyframe's stand-in, and its pts where it is not the same for all."""
+
+    def __post_init__(self) -> None:
+        self._nal_settings = NalSettings(
+            encoder=ENCODERS[self.codec],
+            width=self.source.width,
+            height=self.source.height,
+            frame_rate=self.source.average_rate,
+            time_base=self.source.time_base,
+            crf=NAL_CRF_RANGE[1],
+            preset=self.settings.effort.nal_preset,
+            color=self.source.color,
+        )
 
     def encode(self, pictures: list[Picture], crf: float, variant: Variant) -> BaseGop:
         """See BaseEncoder.encode."""
@@ -117,6 +138,16 @@ class NalBaseEncoder(BaseEncoder):
         writer.describe(_FFMPEG_NAMES[self.codec], self.parameter_sets)
         return partial(reframe, source=None, target=_LENGTH_SIZE)
 
+    def marked(self, packet: bytes) -> bytes:
+        """See BaseEncoder.marked."""
+        if extract(packet, codec=self.codec) is not None:
+            return packet
+        assert self.generator is not None, "prompts name their generator"
+        size = self.source.width, self.source.height
+        gate = GateMap.uniform(*size, index=0)
+        prompt = build_prompt(self.generator.identity, *size, _COARSEST_TOLD, gate)
+        return attach(packet, encode_prompt(prompt), codec=self.codec)
+
     @cached_property
     def _keyframes(self) -> GivenKeyframes:
         assert self.generator is not None, "mode replace takes a generator"
@@ -130,30 +161,20 @@ class NalBaseEncoder(BaseEncoder):
 
         size_bytes = self.settings.legacy_keyframe_bytes
         pts = None if size_bytes is None else source.pts
-        if self._stub is None or self._stub[0] != pts:
-            made = (
-                code(grey(source), _STUB_CRF)
-                if size_bytes is None
-                else small_keyframe(source, size_bytes, code)
-            )
-            self._stub = pts, made
-        return self._stub[1]
+        stub = self._stub
+        if stub is None or stub[0] != pts:
+            made = None if size_bytes is None else small_keyframe(source, size_bytes, code)
+            if made is None:
+                made = code(grey(source), _STUB_CRF)
+            # Another thread may have its own there by the time this returns.
+            self._stub = stub = pts, made
+        return stub[1]
 
     def _packets(
         self, pictures: Sequence[Picture], crf: float, *, given_first: bool = False
     ) -> list[CodedPacket]:
         """Encode; take out the parameter sets, which must be those of all GOPs, and encoders' messages."""
-        settings = NalSettings(
-            encoder=ENCODERS[self.codec],
-            width=pictures[0].width,
-            height=pictures[0].height,
-            frame_rate=self.source.average_rate,
-            time_base=self.source.time_base,
-            crf=nal_crf(crf, self.codec),
-            preset=self.settings.effort.nal_preset,
-            given_first=given_first,
-            color=self.source.color,
-        )
+        settings = replace(self._nal_settings, crf=nal_crf(crf, self.codec), given_first=given_first)
         packets = []
         for packet in encode_nal_gop(pictures, settings, cancelled=self.cancelled):
             nals = split_nal_units(packet.data)

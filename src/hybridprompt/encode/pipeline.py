@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from hybridprompt.bitstream.nal import NalCodec
 from hybridprompt.encode.av1_replace import Av1ReplaceEncoder
-from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, at_equal_bytes
+from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, at_equal_bytes, held
 from hybridprompt.encode.buffer import RateBuffer
 from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
-from hybridprompt.encode.gop import Gop
+from hybridprompt.encode.gop import Gop, can_name
 from hybridprompt.encode.judge import Judge, LpipsJudge, make_judge
 from hybridprompt.encode.nal_base import NalBaseEncoder, svt_crf
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
@@ -67,7 +67,12 @@ def attach_prompts(gop: Gop, anchors: Sequence[AnchorDecision]) -> list[CodedPac
 def make_base_encoder(
     source: VideoSource, settings: EncodeSettings, judge: Callable[[], Judge], generator: Generator
 ) -> BaseEncoder:
-    """What encodes GOPs in the codec and mode of the settings."""
+    """What encodes GOPs in the codec and mode of the settings.  Raises ConfigError for unfit sizes."""
+    if settings.mode == "replace" and not can_name(source.width, source.height):
+        raise ConfigError(
+            f"{source.path}: pictures of {source.width}x{source.height} cannot have prompts, "
+            "which mode replace needs: expected 16 to 16384 each way"
+        )
     if settings.codec != "av1":
         return NalBaseEncoder(source, settings, judge, codec=NalCodec(settings.codec), generator=generator)
     if settings.mode == "replace":
@@ -301,7 +306,7 @@ class _Encoder:
             if pictures is None:
                 logger.warning("%s: reads differently each time, it is not corrected", self.source.path)
                 return
-            result = self.decide(self.base.encode(pictures, crf, kept.variant))
+            result = self.decide(self.base.encode(pictures, crf, held(kept.variant, crf - kept.crf)))
             self._record(gop, result, target)
             if target.error() < before[0] and self._overflows() <= before[1]:
                 self._keep(gop, result, spool)
@@ -309,6 +314,17 @@ class _Encoder:
                 self._record(gop, kept, target)
             done += len(pictures)
             self.meter.update("correct", done)
+
+    def finished(self, spool: PacketSpool) -> Iterator[CodedPacket]:
+        """The packets of the file."""
+        has_prompts = any(result.decision.anchors for result in self.results.values())
+        for number, packet in enumerate(spool.packets()):
+            data = self.base.marked(packet.data) if number == 0 and has_prompts else packet.data
+            if len(data) > len(packet.data):
+                first = self.results[0]
+                added = len(data) - len(packet.data)
+                self.results[0] = replace(first, prompt_bytes=first.prompt_bytes + added)
+            yield replace(packet, data=data)
 
     def _pictures_of(self, gop: int, spool: PacketSpool) -> list[Picture] | None:
         """Read the pictures of a GOP again; None where the source does not give the same ones."""
@@ -352,7 +368,7 @@ def encode_file(
     progress: ProgressCallback | None = None,
     generator: Generator | None = None,
 ) -> EncodeSummary:
-    """Encode any video that FFmpeg reads to an MP4 of AV1 with prompts; sound is carried along.
+    """Encode any video that FFmpeg reads to an MP4 with prompts; sound is carried along.
 
     Timestamps are kept.  Nothing is left at ``output_path`` unless the encode succeeds.  ``progress`` is
     called after every GOP, from this thread.  Raises MediaError, CodecError, GeneratorError, ConfigError.
@@ -391,7 +407,7 @@ def encode_file(
         encoder.meter.update("write", frames)
         duration_seconds = 0.0
         stored = encoder.base.start_file(writer)
-        for packet in spool.packets():
+        for packet in encoder.finished(spool):
             writer.write(replace(packet, data=stored(packet.data)))
             duration_seconds += float(packet.duration * source.time_base)
         writer.commit()

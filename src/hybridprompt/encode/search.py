@@ -76,7 +76,7 @@ class JointSearch:
             gain: MapArray = before - np.mean([tried[f] for f in served], 0)
             indices = mixed[candidate.packet].gate.indices
             gains = {level: spread_from(gain, indices == level) for level in _levels(self.preset, candidate)}
-            gate = best_levels(gains, before)
+            gate = _best_levels(gains, before)
             if gate.indices.any():
                 gated[candidate.packet] = Choice(candidate.base_q_idx, gate)
         options = [Found({}, base), Found(mixed, tried)]
@@ -127,7 +127,7 @@ class OneByOneSearch:
             level: np.mean([before[f] - maps[f] for f in before], 0)
             for level, (_, maps) in zip(levels, options, strict=True)
         }
-        gate = best_levels(gains, distances)
+        gate = _best_levels(gains, distances)
         if len(np.unique(gate.indices)) > 1:
             options.append(tried(Choice(told, gate)))
         reference = trials.mean(before)
@@ -150,7 +150,7 @@ def _side_by_side(levels: Sequence[int], shape: tuple[int, ...]) -> GateMap:
     return gate_map(turns)
 
 
-def best_levels(gains: Mapping[int, MapArray], before: MapArray) -> GateMap:
+def _best_levels(gains: Mapping[int, MapArray], before: MapArray) -> GateMap:
     """The level of largest gain per block, of those whose gains are given and 0, which gains nothing.
 
     before: the distance per block that the gains are from; it scales Note [Price of strength].

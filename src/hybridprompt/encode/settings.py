@@ -97,6 +97,7 @@ PRESETS: dict[PresetName, Preset] = {
         joint_anchors=False,
         passes=2,
         key_lambda_factors=(0.5, 1.0, 0.25),
+        still_offsets=(0.0, -5.0),
         fit=FitSettings(),
     ),
     "slow": Preset(
@@ -109,6 +110,8 @@ PRESETS: dict[PresetName, Preset] = {
         joint_anchors=False,
         passes=3,
         key_lambda_factors=(0.5, 1.0, 0.25),
+        still_offsets=(0.0, -5.0),
+        alternations=3,
         fit=FitSettings(frames=16, block_log2=5, steps=200, joint_steps=150, smoothness=0.003),
     ),
 }
@@ -131,7 +134,7 @@ class EncodeSettings:
     name of a shipped size, or an ONNX file; None is the default. tune: what SVT-AV1 aims at; "vq", visual
     quality, is mostly nearer to the source in LPIPS-Alex, "psnr", its own default, in LPIPS-VGG and PSNR.
     mode: "enhance" refines a stream that is complete without prompts; "replace" has the keyframes in
-    prompts only.  codec: of the stream; with "h265" and "h264" the CRF is x265's and x264's, 1 to 51.
+    prompts only.  codec: of the stream; with "h265" and "h264" the CRF is x265's and x264's, 10 to 51.
     legacy_keyframe_bytes: mode replace only, about how many a keyframe may take that players without prompts
     show in place of grey.
     Raises ConfigError.
@@ -186,8 +189,8 @@ class EncodeSettings:
         if self.crf is not None:
             if self.codec == "av1" and not (1 <= self.crf <= 70 and self.crf % 0.25 == 0):
                 raise ConfigError(f"CRF is {self.crf:g}, expected 1 to 70 in steps of 0.25")
-            if self.codec != "av1" and not 1 <= self.crf <= 51:
-                raise ConfigError(f"CRF of {self.codec} is {self.crf:g}, expected 1 to 51")
+            if self.codec != "av1" and not 10 <= self.crf <= 51:
+                raise ConfigError(f"CRF of {self.codec} is {self.crf:g}, expected 10 to 51")
         if self.legacy_keyframe_bytes is not None:
             if self.mode != "replace":
                 raise ConfigError("a legacy keyframe stands for one that is replaced: mode replace only")

@@ -198,7 +198,7 @@ class RateTarget:
             return None
         bound = STEERED_CRF_RANGE[1 if error > 0 else 0]
         if all(crf == bound for crf, _, _ in self.control.spent.values()):
-            why = "out of AV1's reach here"
+            why = "out of the codec's reach here"
         elif self._held and error < 0:
             why = "the maximum rate holds it down"
         else:

@@ -16,11 +16,16 @@ from hybridprompt.video.source import VideoSource
 
 Family = Literal["hybridprompt", "svt-av1", "x265", "x264", "vp9", "frame-by-frame"]
 
+_OWN_VARIANTS = tuple(
+    f"{preset}{mode}"
+    for mode in ("", "-enhance-h265", "-enhance-h264", "-replace-av1", "-replace-h265", "-replace-h264")
+    for preset in ("fast", "medium", "slow")
+)
+"""Preset, and mode and codec where they are not the usual ones: enhance in AV1."""
+
 # By the name that the user writes: family and variant.
 FULL_SIZE_METHODS: dict[str, tuple[Family, str]] = {
-    "hybridprompt-fast": ("hybridprompt", "fast"),
-    "hybridprompt-medium": ("hybridprompt", "medium"),
-    "hybridprompt-slow": ("hybridprompt", "slow"),
+    **{f"hybridprompt-{variant}": ("hybridprompt", variant) for variant in _OWN_VARIANTS},
     "svt-av1": ("svt-av1", "default"),
     "svt-av1-tune0": ("svt-av1", "tune0"),
     "svt-av1-variance-boost": ("svt-av1", "variance-boost"),

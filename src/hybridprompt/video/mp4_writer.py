@@ -21,7 +21,7 @@ _TAGS: Final = {"h264": "avc1", "hevc": "hvc1"}
 """Sample entries that promise to hold all parameter sets."""
 
 _MUXED_AS: Final = {"av1": "libdav1d"}
-_START_CODE: Final = b"\0\0\0\1"
+_START_CODE: Final = b"\0\0\1"
 _LENGTH_BYTES: Final = 4
 
 
@@ -175,7 +175,10 @@ def _template(codec: str, parameter_sets: bytes, packet: CodedPacket) -> tuple[I
 
 
 def _annex_b(packet: bytes) -> bytes:
-    """A packet's NAL units with start codes in place of their lengths, as many bytes."""
+    """A packet's NAL units with start codes in place of their lengths.
+
+    Those of 3 bytes: FFmpeg would count the zero before them to the parameter set that precedes.
+    """
     out, position = bytearray(), 0
     while position + _LENGTH_BYTES <= len(packet):
         end = position + _LENGTH_BYTES + int.from_bytes(packet[position : position + _LENGTH_BYTES], "big")

@@ -1,0 +1,387 @@
+"""Base encodes whose keyframe is given or x264's and x265's own: what the encoder knows, the client has."""
+
+from dataclasses import replace
+from fractions import Fraction
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from encode_media import TICK, LumaJudge, scene
+
+from hybridprompt.bitstream.nal import NalCodec, nal_type, split_nal_units
+from hybridprompt.decode.still import decode_still
+from hybridprompt.decode.warnings import DecodeWarning
+from hybridprompt.encode import av1_replace, nal_base
+from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, held
+from hybridprompt.encode.given_keyframe import GivenKeyframes, blurred, grey, small_keyframe
+from hybridprompt.encode.gop import Gop
+from hybridprompt.encode.nal_base import NalBaseEncoder, nal_crf, svt_crf
+from hybridprompt.encode.nal_gop import NalGop
+from hybridprompt.encode.pipeline import make_base_encoder
+from hybridprompt.encode.settings import EncodeSettings
+from hybridprompt.encode.still_encoder import encode_still
+from hybridprompt.errors import CodecError, ConfigError
+from hybridprompt.generator.fake import FakeGenerator
+from hybridprompt.generator.registry import GeneratorRegistry
+from hybridprompt.prompt.carriage_nal import extract
+from hybridprompt.prompt.sections import GateMap, build_prompt, grid_shape, parse_sections
+from hybridprompt.prompt.syntax import decode_prompt
+from hybridprompt.video import av1_given_keyframe
+from hybridprompt.video.av1_decoder import Av1Decoder
+from hybridprompt.video.av1_encoder import CodedPacket, encode_gop
+from hybridprompt.video.nal_encoder import NalSettings, encode_nal_gop
+from hybridprompt.video.picture import ColorInfo, Picture
+from nal_media import Stream, play, same
+
+SIZE = 160, 96
+COUNT = 20
+NAL_CODECS = ("h264", "h265")
+ENCODERS = {"h264": "x264", "h265": "x265"}
+KINDS = {"h264": NalCodec.H264, "h265": NalCodec.H265}
+FAKE = FakeGenerator(offset=30)
+
+
+def psnr(a: Picture, b: Picture) -> float:
+    error = np.mean((a.y.astype(float) - b.y) ** 2)
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+def base_encoder(
+    codec: str, mode: str = "replace", *, size: tuple[int, int] = SIZE, **changes: object
+) -> Any:
+    source = SimpleNamespace(
+        path="made-up.mp4",
+        width=size[0],
+        height=size[1],
+        average_rate=Fraction(30),
+        time_base=TICK,
+        color=ColorInfo(),
+    )
+    settings = EncodeSettings(**{"crf": 40.0, "preset": "fast", "mode": mode, "codec": codec, **changes})  # type: ignore[arg-type]
+    return make_base_encoder(source, settings, LumaJudge, FAKE)  # type: ignore[arg-type]
+
+
+def a_gate() -> GateMap:
+    """All kinds of strengths: a picture that the source is nowhere near."""
+    indices = np.arange(np.prod(grid_shape(*SIZE, 6)), dtype=np.uint8).reshape(grid_shape(*SIZE, 6)) % 5
+    return GateMap(6, 5, indices)
+
+
+def shown(encoder: BaseEncoder, base: BaseGop, gate: GateMap | None) -> list[Picture]:
+    """What a client shows of a GOP."""
+    warnings: list[DecodeWarning] = []
+    prompts = {}
+    if gate is not None:
+        prompts[0] = build_prompt(FAKE.identity, *SIZE, None, gate, base.still)
+    pictures = encoder.gop(base).shown(
+        prompts,
+        range(len(base.packets)),
+        generators=GeneratorRegistry([FAKE], shipped=False),
+        on_warning=warnings.append,
+    )
+    copies = [picture.copied() for _, picture in pictures]
+    assert warnings == []
+    return copies
+
+
+# ------------------------------------------------------------------------------- encoder and client agree
+
+
+@pytest.mark.parametrize("with_gate", [False, True])
+@pytest.mark.parametrize("codec", NAL_CODECS)
+def test_x264_and_x265_know_what_the_client_shows(codec: str, with_gate: bool, monkeypatch) -> None:
+    calls: list[tuple[list[Picture], NalSettings]] = []
+
+    def noting(pictures: list[Picture], settings: NalSettings, **options: Any) -> list[CodedPacket]:
+        calls.append((pictures, settings))
+        return encode_nal_gop(pictures, settings, **options)
+
+    monkeypatch.setattr(nal_base, "encode_nal_gop", noting)
+    clip, gate = scene(COUNT), a_gate() if with_gate else None
+    encoder = base_encoder(codec)
+    base = encoder.encode(clip, 55.0, GivenKeyframe(0.0, gate))
+    assert base.still is not None
+    ((given, *_), _) = next(call for call in calls if call[1].given_first)
+    whole = encode_nal_gop(*next(call for call in calls if call[1].given_first))
+    known = play(Stream(KINDS[codec], None, tuple((p.data, p.pts) for p in whole), None))
+    client = shown(encoder, base, gate)
+    assert same(client[0], given)
+    assert (psnr(client[0], clip[0]) < 25) is with_gate
+    assert psnr(known[0], client[0]) > 45
+    assert psnr(known[COUNT - 1], client[-1]) > 45
+    # Which is better than what those get that do not generate.
+    assert (psnr(client[-1], shown(encoder, base, None)[-1]) > 45) is not with_gate
+
+
+@pytest.mark.parametrize("with_gate", [False, True])
+def test_av1_knows_exactly_what_the_client_shows(with_gate: bool, monkeypatch) -> None:
+    coded: list[list[CodedPacket]] = []
+
+    def keeping(*args: Any, **options: Any) -> list[CodedPacket]:
+        coded.append(encode_gop(*args, **options))
+        return coded[-1]
+
+    monkeypatch.setattr(av1_given_keyframe, "encode_gop", keeping)
+    gate = a_gate() if with_gate else None
+    encoder = base_encoder("av1")
+    base = encoder.encode(scene(COUNT), 55.0, GivenKeyframe(0.0, gate))
+    known = []
+    with Av1Decoder() as decoder:
+        for packet in max(coded, key=len):
+            (frame,) = decoder.decode(packet.data, packet.pts)
+            known.append(frame.picture.copied())
+    client = shown(encoder, base, gate)
+    assert len(client) == COUNT
+    # SVT-AV1 was fed the given picture twice.
+    assert all(same(a, b) for a, b in zip(known[1:], client, strict=True))
+
+
+# ---------------------------------------------------------------------------------------- what is in a GOP
+
+
+@pytest.mark.parametrize("codec", NAL_CODECS)
+def test_packets_hold_no_parameter_sets_and_no_talk(codec: str) -> None:
+    encoder = base_encoder(codec)
+    base = encoder.encode(scene(6), 50.0, GivenKeyframe(0.0))
+    kept = {nal_type(nal, KINDS[codec]) for p in base.packets[1:] for nal in split_nal_units(p.data)}
+    assert kept <= ({1} if codec == "h264" else set(range(10)))
+    sets = [nal_type(nal, KINDS[codec]) for nal in split_nal_units(encoder.parameter_sets)]
+    assert sets == ([7, 8] if codec == "h264" else [32, 33, 34])
+    # The stub carries the one prompt that shows the still as it is.
+    prompts = [extract(p.data, codec=KINDS[codec]) for p in base.packets]
+    assert prompts[1:] == [None] * 5
+    content = parse_sections(decode_prompt(prompts[0] or b""))
+    assert content.still == base.still
+    assert not content.gate.strengths().any()
+    still = decode_still(base.still, *SIZE)
+    assert np.array_equal(shown(encoder, base, None)[0].y, still.planes[0])
+    gop = encoder.gop(base)
+    assert isinstance(gop, NalGop)
+    assert gop.candidates(None)[0].base_q_idx == still.base_q_idx
+
+
+@pytest.mark.parametrize("codec", NAL_CODECS)
+def test_other_parameter_sets_are_refused(codec: str) -> None:
+    encoder = base_encoder(codec, "enhance")
+    encoder.encode(scene(2), 50.0, 1.0)
+    encoder._nal_settings = replace(encoder._nal_settings, color=ColorInfo(1, 1, 1))
+    with pytest.raises(CodecError, match="wrote other parameter sets than for the first GOP"):
+        encoder.encode(scene(2), 50.0, 1.0)
+
+
+def test_a_finer_still_takes_more_bytes_and_is_nearer() -> None:
+    picture = scene(1)[0]
+    keyframes = GivenKeyframes(EncodeSettings(crf=50.0, preset="fast", mode="replace"), FAKE)
+    made = [keyframes.make(picture, 55.0, GivenKeyframe(offset)) for offset in (-10.0, 0.0, 10.0)]
+    sizes = [len(still.data) for still, _ in made]
+    assert sizes == sorted(set(sizes), reverse=True)
+    errors = [psnr(given, picture) for _, given in made]
+    assert errors == sorted(errors, reverse=True)
+    assert all(given.pts == picture.pts for _, given in made)
+    # Beyond SVT-AV1's range there is nothing.
+    finest, _ = encode_still(picture, -30.0, preset=8, tune=0)
+    assert finest == encode_still(picture, 1.0, preset=8, tune=0)[0]
+
+
+def test_of_several_stills_the_best_at_equal_bytes_is_kept(monkeypatch) -> None:
+    encoder = base_encoder("h265", preset="medium")
+    offsets = encoder.settings.effort.still_offsets
+    assert len(offsets) > 1
+    tried = []
+
+    def made(pictures: list[Picture], crf: float, variant: GivenKeyframe) -> BaseGop:
+        tried.append(variant)
+        return BaseGop(pictures, [], crf, variant)
+
+    monkeypatch.setattr(encoder, "encode", made)
+    monkeypatch.setattr(NalBaseEncoder, "_cost", lambda self, base: base.variant.still_offset)
+    assert encoder.best(scene(1), 50.0).variant == GivenKeyframe(min(offsets))
+    assert tried == [GivenKeyframe(offset) for offset in offsets]
+
+
+# -------------------------------------------------------------------------------------- stand-in keyframes
+
+
+@pytest.mark.parametrize("codec", ["av1", *NAL_CODECS])
+def test_a_stand_in_is_as_good_as_its_bytes_allow(codec: str) -> None:
+    clip = scene(2)
+    sizes, errors = [], []
+    for size_bytes in (None, 400, 1500, 6000):
+        encoder = base_encoder(codec, legacy_keyframe_bytes=size_bytes)
+        base = encoder.encode(clip, 50.0, GivenKeyframe(0.0))
+        # Without its prompt, as ordinary players see it.
+        bare = list(encoder.gop(replace(base, still=None)).shown({}, [0], generators=None, on_warning=print))
+        packet = base.packets[0].data
+        prompt_bytes = len(packet) - len(_bare(packet, codec))
+        sizes.append(len(packet) - prompt_bytes)
+        errors.append(psnr(bare[0][1], clip[0]))
+    assert sizes[0] < 130
+    assert sizes[1] <= 400
+    assert sizes[2] <= 1500
+    assert sizes[3] <= 6000
+    assert errors == sorted(errors)
+    assert errors[1] > errors[0] + 2
+    assert errors[3] > errors[1] + 3
+
+
+def _bare(packet: bytes, codec: str) -> bytes:
+    if codec == "av1":
+        from hybridprompt.prompt.carriage import detach
+
+        return detach(packet)
+    from hybridprompt.prompt.carriage_nal import detach as detach_nal
+
+    return detach_nal(packet, codec=KINDS[codec])
+
+
+def test_the_size_of_a_stand_in_is_searched_for() -> None:
+    picture = scene(1)[0]
+
+    def code(shown: Picture, crf: float) -> bytes:
+        detail = float(np.abs(np.diff(shown.y.astype(float), axis=1)).mean())
+        return bytes(round(detail * (80 - crf)) + 1)
+
+    full = len(code(picture, 36.0))
+    assert len(small_keyframe(picture, full, code) or b"") == full
+    half = small_keyframe(picture, full // 2, code)
+    assert half is not None
+    assert full // 2 - full // 20 <= len(half) <= full // 2
+    # Where the coarsest is too much, the picture is blurred.
+    blurry = small_keyframe(picture, len(code(picture, 70.0)) - 10, code)
+    assert blurry is not None
+    assert 1 < len(blurry) <= len(code(picture, 70.0)) - 10
+    assert small_keyframe(picture, 0, code) is None
+
+
+@pytest.mark.parametrize("codec", ["av1", *NAL_CODECS])
+def test_where_no_stand_in_is_small_enough_there_is_grey(codec: str, monkeypatch) -> None:
+    clip = scene(2)
+    grey_stub = base_encoder(codec).encode(clip, 50.0, GivenKeyframe(0.0))
+    for module in (av1_replace, nal_base):
+        monkeypatch.setattr(module, "small_keyframe", lambda *args: None)
+    instead = base_encoder(codec, legacy_keyframe_bytes=200).encode(clip, 50.0, GivenKeyframe(0.0))
+    assert instead.packets == grey_stub.packets
+
+
+@pytest.mark.parametrize("size", [(160, 96), (33, 47), (16, 16)])
+def test_blurred_and_grey_pictures_keep_their_size(size: tuple[int, int]) -> None:
+    picture = scene(1, *size)[0]
+    assert blurred(picture, 1) is picture
+    flatness = [float(np.ptp(blurred(picture, shrink).y)) for shrink in (1, 4, 16)]
+    assert flatness == sorted(flatness, reverse=True)
+    for changed in (blurred(picture, 16), grey(picture)):
+        assert [p.shape for p in changed.planes] == [p.shape for p in picture.planes]
+        assert changed.pts == picture.pts
+    assert all((plane == 128).all() for plane in grey(picture).planes)
+
+
+@pytest.mark.parametrize("codec", NAL_CODECS)
+def test_a_stand_in_is_that_of_its_own_picture_whoever_encodes_beside(codec: str, monkeypatch) -> None:
+    """Prompts of one GOP are decided, with encodes of it, while the next is encoded."""
+    encoder = base_encoder(codec, legacy_keyframe_bytes=3000)
+    one, other = scene(1, first=0)[0], scene(1, seed=2, first=50)[0]
+    expected = encoder._stand_in(other)
+    real = nal_base.small_keyframe
+
+    def interrupted(picture: Picture, size_bytes: int, code: Any) -> bytes:
+        made = real(picture, size_bytes, code)
+        encoder._interruptions = [other]
+        return made
+
+    class Interrupting(NalBaseEncoder):
+        """Lets another keyframe's stand-in come in between whenever one is stored."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "_stub" and self.__dict__.pop("_interruptions", None):
+                self._stand_in(other)
+
+    monkeypatch.setattr(nal_base, "small_keyframe", interrupted)
+    encoder.__class__ = Interrupting
+    found = encoder._stand_in(one)
+    assert found != expected
+    assert encoder._stand_in(other) == expected
+
+
+# ------------------------------------------------------------------------------------- scales and refusals
+
+
+@pytest.mark.parametrize("codec", list(NalCodec))
+def test_crfs_go_there_and_back(codec: NalCodec) -> None:
+    for crf in (10.0, 18.5, 27.0, 35.0, 42.25, 51.0):
+        assert nal_crf(svt_crf(crf, codec), codec) == pytest.approx(crf, abs=0.1)
+    for crf in (5.0, 40.0, 55.0, 62.0, 69.0):
+        assert svt_crf(nal_crf(crf, codec), codec) == pytest.approx(crf, abs=0.05)
+    crfs = [nal_crf(float(crf), codec) for crf in range(4, 74)]
+    assert crfs == sorted(crfs)
+    assert 1.0 <= crfs[0] < crfs[-1] == 51.0
+    assert nal_crf(-1000.0, codec) == 1.0
+
+
+@pytest.mark.parametrize("mode", ["enhance", "replace"])
+@pytest.mark.parametrize("codec", NAL_CODECS)
+@pytest.mark.parametrize("size", [(101, 96), (160, 75), (30, 96)])
+def test_sizes_that_cannot_be_coded_are_found_first(codec: str, mode: str, size: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match=f"cannot code {size[0]}x{size[1]} here"):
+        base_encoder(codec, mode, size=size)
+
+
+def test_sizes_that_prompts_cannot_name_have_no_mode_replace() -> None:
+    with pytest.raises(ConfigError, match="pictures of 12x70 cannot have prompts"):
+        base_encoder("av1", size=(12, 70))
+    assert base_encoder("av1", "enhance", size=(12, 70)) is not None
+    assert base_encoder("av1", size=(16, 17)) is not None
+
+
+@pytest.mark.parametrize("codec", ["av1", *NAL_CODECS])
+def test_given_keyframes_can_be_cancelled(codec: str) -> None:
+    encoder = base_encoder(codec)
+    assert isinstance(encoder.cancelled, Event)
+    encoder.cancelled.set()
+    with pytest.raises(CodecError, match="cancelled"):
+        encoder.encode(scene(3), 50.0, GivenKeyframe(0.0))
+
+
+@pytest.mark.parametrize("codec", NAL_CODECS)
+def test_the_first_keyframe_is_marked_by_a_prompt_that_changes_nothing(codec: str) -> None:
+    encoder = base_encoder(codec, "enhance")
+    base = encoder.encode(scene(6), 50.0, 1.0)
+    marked = encoder.marked(base.packets[0].data)
+    prompt_bytes = extract(marked, codec=KINDS[codec])
+    assert prompt_bytes is not None
+    assert len(prompt_bytes) < 40
+    prompt = decode_prompt(prompt_bytes)
+    assert (prompt.generator_id, prompt.width, prompt.height) == (FAKE.identity, *SIZE)
+    assert encoder.marked(marked) == marked
+    gop: Gop = encoder.gop(base)
+    plain = dict(gop.shown({}, range(6), generators=None, on_warning=print))
+    known = GeneratorRegistry([FAKE], shipped=False)
+    for frame, picture in gop.shown({0: prompt}, range(6), generators=known, on_warning=print):
+        assert same(picture, plain[frame])
+    assert base_encoder("av1", "enhance").marked(b"as it is") == b"as it is"
+
+
+def test_a_still_is_held_while_the_rate_is_fine_tuned() -> None:
+    variant = GivenKeyframe(2.0)
+    assert held(variant, 0.5) == GivenKeyframe(1.5)
+    assert held(variant, -0.5) == GivenKeyframe(2.5)
+    # Far away its share of the bytes would be wrong.
+    assert held(variant, 2.0) == variant
+    assert held(0.5, 0.25) == 0.5
+
+
+@pytest.mark.parametrize("codec", ["h265", "h264", "av1"])
+def test_again_keeps_the_still(codec: str) -> None:
+    encoder = base_encoder(codec)
+    base = encoder.encode(scene(3), 50.0, GivenKeyframe(0.0))
+    assert encoder.again(base, 50.5).still == base.still
+    assert encoder.again(base, 56.0).still != base.still
+
+
+def test_stills_take_the_better_of_two_ways() -> None:
+    picture = scene(1)[0]
+    for crf in (40.0, 43.0, 44.25, 47.0, 70.0):
+        _, decoded = encode_still(picture, crf, preset=8, tune=0)
+        assert decoded.base_q_idx % 4 >= 2
