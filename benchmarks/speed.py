@@ -1,6 +1,7 @@
 """Speed and memory of decoding, and cost of encoding, each as a ratio to the plain codec in the same run.
 
-    python benchmarks/speed.py [CLIP] [--repeats 5] [--no-encode]
+    python benchmarks/speed.py [CLIP] [--repeats 5] [--no-encode] [--mode replace] [--codec h265]
+    python benchmarks/speed.py --encoded FILE.mp4 ...
 
 Decoding delivers every picture as YUV planes.  Every measurement runs in a process of its own, the methods
 take turns, and medians are printed.  Time to the first picture counts from before the imports.  Peak memory
@@ -68,6 +69,9 @@ print(time.perf_counter() - start)
 """
 
 
+_PLAIN = "plain decoder, 2 threads"
+
+
 def _run(code: str, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
@@ -80,7 +84,7 @@ def _run(code: str, *arguments: str) -> str:
 def decode_table(path: Path, repeats: int) -> Table:
     """Measure decoding of one file."""
     methods = {
-        "plain dav1d, 2 threads": (PLAIN_PROGRAM, ""),
+        _PLAIN: (PLAIN_PROGRAM, ""),
         "ours, --base": (_OURS, "base"),
         "ours": (_OURS, "prompts"),
     }
@@ -92,7 +96,7 @@ def decode_table(path: Path, repeats: int) -> Table:
         name: {key: statistics.median(r[key] for r in rows) for key in rows[0]}
         for name, rows in results.items()
     }
-    plain = median["plain dav1d, 2 threads"]["fps"]
+    plain = median[_PLAIN]["fps"]
     table = Table(title=f"Decoding {path.name}, medians of {repeats}")
     for column in (
         "method",
@@ -139,15 +143,28 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--generator", type=Path)
+    parser.add_argument("--mode", default="enhance", help="of what is decoded")
+    parser.add_argument("--codec", default="av1", help="of what is decoded")
+    parser.add_argument(
+        "--encoded", type=Path, nargs="+", help="decode these files, encode nothing", metavar="FILE"
+    )
     parser.add_argument("--no-encode", action="store_true")
     parser.add_argument("--no-decode", action="store_true")
     arguments = parser.parse_args()
     console = Console(width=120)
-    (clip,) = find_clips([arguments.clip])
     started = time.monotonic()
+    if arguments.encoded:
+        for path in arguments.encoded:
+            console.print(decode_table(path, arguments.repeats))
+        return
+    (clip,) = find_clips([arguments.clip])
     if not arguments.no_decode:
         settings = EncodeSettings(
-            bitrate_kbps=clip.rate_kbps, preset=arguments.preset, generator=arguments.generator
+            bitrate_kbps=clip.rate_kbps,
+            preset=arguments.preset,
+            generator=arguments.generator,
+            mode=arguments.mode,
+            codec=arguments.codec,
         )
         path, _ = encoded(clip, settings)
         console.print(decode_table(path, arguments.repeats))

@@ -284,7 +284,7 @@ def test_a_gop_is_encoded_anew_against_what_its_prompt_generates(
         return real(self, clip, crf, variant)
 
     monkeypatch.setattr(pipeline.NalBaseEncoder, "encode", noting)
-    monkeypatch.setattr(pipeline, "_serves_better", lambda result, other: True)
+    monkeypatch.setattr(pipeline, "_serves_better", lambda result, other, worth: True)
     monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], alternations=2, still_offsets=(0.0,)))
     out = tmp_path / "out.mp4"
     encode_file(source, out, settings("h265", "replace"), generator=Oracle(pictures))
@@ -296,7 +296,7 @@ def test_a_gop_is_encoded_anew_against_what_its_prompt_generates(
     assert distance(shown[0].y, pictures[0]) < 2.5
     # As soon as it does not serve better the allowance is not used up, nor the result.
     variants.clear()
-    monkeypatch.setattr(pipeline, "_serves_better", lambda result, other: False)
+    monkeypatch.setattr(pipeline, "_serves_better", lambda result, other, worth: False)
     encode_file(source, tmp_path / "b.mp4", settings("h265", "replace"), generator=Oracle(pictures))
     assert len(variants) == 4
     monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], alternations=0))
@@ -308,12 +308,17 @@ def test_what_serves_better_is_nearer_at_equal_bytes() -> None:
     def result(distance: float, base_bytes: int, prompt_bytes: int = 0) -> GopResult:
         return GopResult((), base_bytes, prompt_bytes, GopDecision((), 1.0, distance), 50.0, 1.0)
 
-    better = pipeline._serves_better
+    def better(result: GopResult, other: GopResult, worth: float = 1.0) -> bool:
+        return pipeline._serves_better(result, other, worth)
+
     assert better(result(0.1, 1000), result(0.11, 1000))
     assert better(result(0.1, 900), result(0.1, 1000))
     assert better(result(0.1, 1000), result(0.1, 1000, 100))
     assert better(result(0.1, 1000), result(0.09, 2000))
     assert not better(result(0.1, 1000), result(0.1, 1000))
+    # What bytes are worth decides.
+    assert better(result(0.1, 1000), result(0.09, 1100), worth=1.2)
+    assert not better(result(0.1, 1000), result(0.09, 1100), worth=0.9)
 
 
 def test_prompts_go_into_their_own_packets_whatever_the_order() -> None:

@@ -85,7 +85,10 @@ def configuration_without_reordering(configuration: bytes) -> bytes:
     """Return an hvcC, or parameter sets in Annex B, with every SPS rewritten. Raises `BitstreamError`."""
 
     def change(nal: bytes) -> bytes:
-        return sps_without_reordering(nal) if parse_h265_header(nal).nal_unit_type == H265Nal.SPS else nal
+        if parse_h265_header(nal).nal_unit_type != H265Nal.SPS:
+            return nal
+        # See `parameter_sets` on the zeros.
+        return sps_without_reordering(nal.rstrip(b"\0"))
 
     return map_parameter_sets(configuration, change, codec=NalCodec.H265)
 

@@ -106,7 +106,7 @@ def generated_planes(
     own_quantiser: Callable[[], int],
     generators: GeneratorLookup | None,
     slots: AbstractContextManager[object],
-) -> Replacement:
+) -> Replacement | None:
     """Return what replaces the base picture of a prompt that is for it.
 
     base: returns the base picture, y (H, W), u and v (ceil(H/2), ceil(W/2)) uint8, not changed; called only
@@ -115,10 +115,14 @@ def generated_planes(
     not known. generators: None, and a generator that is missing or fails, leave a still as it is. slots: held
     while a generator runs.
 
-    Raises UnusablePromptError where the base picture is to stay.
+    Returns None where the gate is 0 everywhere and there is no still: all stays as it is.  Raises
+    UnusablePromptError where the base picture is to stay though it should not.
     """
     content = parse_content(prompt)
+    generates = bool(content.gate.indices.any())
     if content.still is None:
+        if not generates:
+            return None
         assert generators is not None, "without generators a prompt without a still is ignored"
         quantiser = content.quantiser
         if quantiser is None:
@@ -132,7 +136,7 @@ def generated_planes(
         still = decode_still(content.still, prompt.width, prompt.height)
     except (BitstreamError, CodecError) as error:
         raise damaged(error) from error
-    if generators is None:
+    if generators is None or not generates:
         return Replacement(still.planes, False)
     quantiser = still.base_q_idx if content.quantiser is None else content.quantiser
     try:

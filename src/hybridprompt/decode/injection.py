@@ -202,6 +202,8 @@ class _Injector:
             self._decoding.generators,
             self._decoding.generation_slots,
         )
+        if replacement is None:
+            return False
         frame.overwrite(*replacement.planes)
         if replacement.problem is not None:
             self._warn(packet, replacement.problem)

@@ -10,7 +10,7 @@ from hybridprompt.decode.generation import GeneratorLookup
 from hybridprompt.decode.generators import LazyGenerators
 from hybridprompt.decode.injection import GopDecoding
 from hybridprompt.decode.nal_gop import NalDecoding
-from hybridprompt.decode.still import still_header
+from hybridprompt.decode.still import checked_header
 from hybridprompt.errors import BitstreamError, GeneratorError, MediaError
 from hybridprompt.generator.base import Generator
 from hybridprompt.prompt.sections import SectionType, Still, parse_sections
@@ -250,12 +250,12 @@ def _described(prompt: Prompt, pts_seconds: float, size_bytes: int, lookup: Gene
         quantiser=content.quantiser,
         gate_coverage=float((strengths > 0).mean()),
         gate_strength=float(strengths.mean()),
-        still=None if content.still is None else _still(content.still),
+        still=None if content.still is None else _still(content.still, prompt.width, prompt.height),
     )
 
 
-def _still(still: Still) -> StillReport:
-    header = still_header(still)
+def _still(still: Still, width: int, height: int) -> StillReport:
+    header = checked_header(still, width, height)
     return StillReport(still.codec.name, header.width, header.height, len(still.data))
 
 

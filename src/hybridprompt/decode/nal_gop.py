@@ -164,12 +164,14 @@ class _Gop(ABC):
             self._decoding.generators,
         )
 
-    def _replacement(self, packet: CodedPacket, prompt: Prompt, base: Callable[[], Planes]) -> Replacement:
+    def _replacement(
+        self, packet: CodedPacket, prompt: Prompt, base: Callable[[], Planes]
+    ) -> Replacement | None:
         decoding = self._decoding
         replacement = generated_planes(
             prompt, base, _unknown_quantiser, decoding.generators, decoding.generation_slots
         )
-        if replacement.problem is not None:
+        if replacement is not None and replacement.problem is not None:
             self._warn(packet, replacement.problem)
         return replacement
 
@@ -290,6 +292,8 @@ class _HevcGop(_Gop):
             replacement = self._replacement(packet, prompt, lambda: frame.picture.planes)
         except UnusablePromptError as problem:
             self._warn(packet, problem)
+            return False
+        if replacement is None:
             return False
         frame.overwrite(*replacement.planes)
         return replacement.is_generated

@@ -51,17 +51,23 @@ def still_header(still: Still) -> FrameHeader:
     return headers[0]
 
 
+def checked_header(still: Still, width: int, height: int) -> FrameHeader:
+    """Return `still_header`. Raises BitstreamError also where the size does not suit one of width x height."""
+    header = still_header(still)
+    for name, found, whole in (("wide", header.width, width), ("high", header.height, height)):
+        least = -(-whole // MAX_STILL_SCALE)
+        if not least <= found <= whole:
+            raise BitstreamError(f"the still is {found} {name}, expected {least} to {whole}")
+    return header
+
+
 def decode_still(still: Still, width: int, height: int) -> DecodedStill:
     """Decode a still for a picture of width x height luma samples; a smaller one is scaled up by Lanczos.
 
     Raises BitstreamError and CodecError when it is damaged, of another kind than `still_header` lets through,
     larger than the picture, or has less than a quarter of its width or height.
     """
-    header = still_header(still)
-    for name, found, whole in (("wide", header.width, width), ("high", header.height, height)):
-        least = -(-whole // MAX_STILL_SCALE)
-        if not least <= found <= whole:
-            raise BitstreamError(f"the still is {found} {name}, expected {least} to {whole}")
+    header = checked_header(still, width, height)
     with Av1Decoder() as decoder:
         frames = [*decoder.decode(still.data, 0), *decoder.flush()]
     coded_size = header.width, header.height

@@ -165,6 +165,10 @@ class NalTrack(_PacketTrack):
             raise MediaError(f"{path}: its pictures are {reader.pixel_format}, expected 8-bit 4:2:0")
         if not _has_prompt(reader, self._decoding):
             raise MediaError(f"{path}: its first keyframe carries no prompt")
+        if not reader.has_times:
+            # Pictures are put into display order by their times.
+            _log.warning("%s: prompts are not used, as packets have no times; put it into MP4", path)
+            raise MediaError(f"{path}: its packets have no times")
         super().__init__(reader, workers=workers)
 
     def _decoded(self, packets: Iterator[CodedPacket]) -> Iterator[GopPicture]:

@@ -36,11 +36,13 @@ class GivenKeyframe:
     """A keyframe that the other pictures are coded against, in place of one of the codec's own.
 
     still_offset: of the still's CRF.  gate: of the generation that the encoder knows of (closed loop); None
-    for none (open loop: the other pictures are coded against the still itself).
+    for none (open loop: the other pictures are coded against the still itself).  quantiser_offset: of the
+    quantiser that its prompt tells from the still's own.
     """
 
     still_offset: float
     gate: GateMap | None = None
+    quantiser_offset: int = 0
 
 
 _MAX_HELD_CHANGE = 0.75
@@ -134,6 +136,10 @@ class BaseEncoder:
     def start_file(self, writer: Mp4Writer) -> Callable[[bytes], bytes]:
         """Tell a file what its packets are; return what brings a packet to how the file holds it."""
         return bytes
+
+    def told_crf(self, crf: float) -> float:
+        """A CRF as a user knows it: on the codec's own scale."""
+        return crf
 
     def marked(self, packet: bytes) -> bytes:
         """The first keyframe's packet of a file with prompts, so that players see that there are any."""

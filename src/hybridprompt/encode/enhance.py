@@ -21,9 +21,9 @@ from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallb
 from hybridprompt.encode.settings import PRESETS, PresetName, check_anchor_interval
 from hybridprompt.errors import BitstreamError, CodecError, ConfigError, MediaError
 from hybridprompt.generator.base import Generator
-from hybridprompt.prompt.carriage import attach, detach
-from hybridprompt.prompt.sections import GateMap, build_prompt
-from hybridprompt.prompt.syntax import encode_prompt
+from hybridprompt.prompt.carriage import attach, detach, extract
+from hybridprompt.prompt.sections import GateMap, build_prompt, has_still
+from hybridprompt.prompt.syntax import MAGIC, decode_prompt, encode_prompt
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.packet_reader import PacketReader
@@ -100,10 +100,26 @@ def _without_prompts(packet: CodedPacket, path: Path) -> bytes:
         ) from error
 
 
+def _has_still(unit: bytes) -> bool:
+    if MAGIC not in unit:
+        return False
+    try:
+        prompt_bytes = extract(unit)
+        return prompt_bytes is not None and has_still(decode_prompt(prompt_bytes))
+    except BitstreamError:
+        # What players cannot read either is replaced.
+        return False
+
+
 def _gops(reader: PacketReader) -> Iterator[_FileGop]:
     """The file's GOPs that can be decoded on their own; what comes before the first keyframe is left out."""
     gop: _FileGop | None = None
     for index, packet in enumerate(reader.packets()):
+        if _has_still(packet.data):
+            raise MediaError(
+                f"{reader.path}: the keyframe with pts {packet.pts} is in its prompt only (mode replace), "
+                "which new prompts would take away: such a file cannot be enhanced"
+            )
         bare = replace(packet, data=_without_prompts(packet, reader.path))
         if starts_gop(bare, reader.extradata):
             if gop is not None:

@@ -19,10 +19,17 @@ from hybridprompt.encode.base import BaseGop, GivenKeyframe
 from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
 from hybridprompt.generator.base import Generator
-from hybridprompt.prompt.sections import GateMap, Still, build_prompt
-from hybridprompt.prompt.syntax import encode_prompt
+from hybridprompt.prompt.sections import MAX_QUANTISER, GateMap, Still, build_prompt
+from hybridprompt.prompt.syntax import MAX_PROMPT_BYTES, encode_prompt
+from hybridprompt.video.av1_encoder import CRF_RANGE
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.scaling import scaled
+
+_MAX_STILL_BYTES: Final = MAX_PROMPT_BYTES - (1 << 17)
+"""What a prompt has room for beside the largest gate."""
+
+_SMALLER: Final = 4.0
+"""Step in CRF where a still is too large for its prompt."""
 
 STILL_CRF_OFFSET = -16.0
 """Of a still's CRF from its GOP's.  All else is predicted from it: a third of the bytes is well spent."""
@@ -52,7 +59,7 @@ class GivenKeyframes:
         if variant.gate is not None:
             planes = self.generator.generate(
                 planes,
-                quantiser=decoded.base_q_idx,
+                quantiser=min(max(decoded.base_q_idx + variant.quantiser_offset, 0), MAX_QUANTISER),
                 strengths=variant.gate.strengths(),
                 block_size=variant.gate.block_size,
             )
@@ -64,8 +71,14 @@ class GivenKeyframes:
         last = self._last.get(key)
         if last is None:
             effort, tune = self.settings.effort, SVT_TUNES[self.settings.tune]
-            last = encode_still(picture, crf, preset=effort.svt_preset, tune=tune)
-            self._last.clear()
+            tried = crf
+            last = encode_still(picture, tried, preset=effort.svt_preset, tune=tune)
+            while len(last[0].data) > _MAX_STILL_BYTES and tried < CRF_RANGE[1]:
+                tried += _SMALLER
+                last = encode_still(picture, tried, preset=effort.svt_preset, tune=tune)
+            # One for each of the two GOPs that are under way at a time.
+            for old in list(self._last)[:-1]:
+                self._last.pop(old, None)
             self._last[key] = last
         return last
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from hybridprompt.bitstream.obu import FrameHeader, HeaderTracker
 from hybridprompt.decode.headers import sequence_header
 from hybridprompt.decode.injection import GeneratorLookup, GopDecoding, decode_gop
+from hybridprompt.decode.still import still_header
 from hybridprompt.decode.warnings import DecodeWarning
 from hybridprompt.errors import CodecError
 from hybridprompt.prompt.carriage import attach, detach
@@ -49,7 +50,11 @@ class Gop:
 
         What a packet codes reaches no frame whose index is below the packet's.  Raises BitstreamError.
         """
-        return find_candidates(self, anchor_interval)
+        found = find_candidates(self, anchor_interval)
+        if self.still is not None and found:
+            # Generation starts from the still; the quantiser of the stub in its place says nothing.
+            found[0] = replace(found[0], base_q_idx=still_header(self.still).base_q_idx)
+        return found
 
     def shown(
         self,

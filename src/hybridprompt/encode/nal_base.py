@@ -138,6 +138,10 @@ class NalBaseEncoder(BaseEncoder):
         writer.describe(_FFMPEG_NAMES[self.codec], self.parameter_sets)
         return partial(reframe, source=None, target=_LENGTH_SIZE)
 
+    def told_crf(self, crf: float) -> float:
+        """See BaseEncoder.told_crf."""
+        return round(nal_crf(crf, self.codec), 2)
+
     def marked(self, packet: bytes) -> bytes:
         """See BaseEncoder.marked."""
         if extract(packet, codec=self.codec) is not None:

@@ -18,6 +18,7 @@ from hybridprompt.encode.av1_replace import Av1ReplaceEncoder
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, at_equal_bytes, held
 from hybridprompt.encode.buffer import RateBuffer
 from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
+from hybridprompt.encode.given_keyframe import still_quantiser
 from hybridprompt.encode.gop import Gop, can_name
 from hybridprompt.encode.judge import Judge, LpipsJudge, make_judge
 from hybridprompt.encode.nal_base import NalBaseEncoder, svt_crf
@@ -37,7 +38,7 @@ from hybridprompt.encode.targets import (
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.generator.base import Generator
 from hybridprompt.generator.registry import load_chosen
-from hybridprompt.prompt.sections import GateMap, parse_sections
+from hybridprompt.prompt.sections import parse_sections
 from hybridprompt.prompt.syntax import decode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.mp4_writer import Mp4Writer
@@ -186,12 +187,12 @@ class _Encoder:
         """
         result = self._decided(base)
         for _ in range(self.settings.effort.alternations):
-            gate = _key_gate(result.decision)
-            if gate is None or not isinstance(base.variant, GivenKeyframe):
+            variant = _closed(base, result.decision)
+            if variant is None:
                 break
-            base = self.base.encode(base.pictures, base.crf, replace(base.variant, gate=gate))
+            base = self.base.encode(base.pictures, base.crf, variant)
             again = self._decided(base)
-            if not _serves_better(again, result):
+            if not _serves_better(again, result, self.base.worth_of_bytes):
                 break
             result = again
         return result
@@ -340,17 +341,20 @@ class _Encoder:
         return None
 
 
-def _key_gate(decision: GopDecision) -> GateMap | None:
-    """The gate of the keyframe's prompt."""
-    prompts = [anchor.prompt_bytes for anchor in decision.anchors if anchor.packet == 0]
-    return parse_sections(decode_prompt(prompts[0])).gate if prompts else None
+def _closed(base: BaseGop, decision: GopDecision) -> GivenKeyframe | None:
+    """The variant whose keyframe is what the decided prompt generates of the still; None without either."""
+    key = next((anchor for anchor in decision.anchors if anchor.packet == 0), None)
+    if key is None or base.still is None or not isinstance(base.variant, GivenKeyframe):
+        return None
+    gate = parse_sections(decode_prompt(key.prompt_bytes)).gate
+    return replace(base.variant, gate=gate, quantiser_offset=key.quantiser - still_quantiser(base.still))
 
 
-def _serves_better(result: GopResult, other: GopResult) -> bool:
+def _serves_better(result: GopResult, other: GopResult, worth: float) -> bool:
     """Whether a GOP is nearer to its source than it is otherwise, at equal bytes."""
 
     def cost(result: GopResult) -> float:
-        return at_equal_bytes(result.decision.distance, result.base_bytes + result.prompt_bytes)
+        return at_equal_bytes(result.decision.distance, result.base_bytes + result.prompt_bytes, worth)
 
     return cost(result) < cost(other)
 
@@ -420,7 +424,7 @@ def encode_file(
             base_bytes=sum(r.base_bytes for r in results),
             prompt_bytes=sum(r.prompt_bytes for r in results),
             target_kbps=settings.bitrate_kbps,
-            crfs=tuple(r.crf for r in results),
+            crfs=tuple(encoder.base.told_crf(r.crf) for r in results),
             distances=mean_distances(
                 encoder.judge,
                 [(r.decision, spool.length(i)) for i, r in sorted(encoder.results.items())],

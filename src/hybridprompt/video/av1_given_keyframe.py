@@ -151,7 +151,10 @@ def _decode(packets: Sequence[bytes], first: Picture | None) -> list[Picture]:
     shown: list[Picture] = []
     with Av1Decoder() as decoder:
         for number, data in enumerate(packets):
-            (frame,) = decoder.decode(data, number)
+            frames = decoder.decode(data, number)
+            if len(frames) != 1:
+                raise CodecError(f"packet {number} of a given keyframe's GOP shows {len(frames)} pictures")
+            frame = frames[0]
             if first is not None and number == 0:
                 frame.overwrite(*first.planes)
             shown.append(frame.picture.copied())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from hybridprompt.video.picture import UNSPECIFIED, ColorInfo
 MAX_GOP_PACKETS: Final = 3000
 MAX_GOP_BYTES: Final = 64 << 20
 _FALLBACK_RATE: Final = Fraction(30)
+_FIRST_PACKETS: Final = 8
 _SEEK_BACK_SECONDS: Final = (0, 0, 4, 20, 100)
 """How much further back seeking is tried, from one attempt to the next."""
 
@@ -108,6 +109,16 @@ class PacketReader:
                     f"{self.path}: its first picture cannot be decoded ({reason(error)})"
                 ) from error
         return 0 if frame is None else round(frame.rotation / 90) * 90 % 360
+
+    @cached_property
+    def has_times(self) -> bool:
+        """Whether the container says when pictures are shown, as raw streams and AVI do not."""
+        with open_input(self.path) as container:
+            try:
+                packets = (packet for packet in container.demux(self._stream(container)) if packet.size)
+                return all(packet.pts is not None for packet in islice(packets, _FIRST_PACKETS))
+            except FFMPEG_FAILURES:
+                return False
 
     def __iter__(self) -> Iterator[CodedPacket]:
         return self.packets()

@@ -1,6 +1,6 @@
 """Decoding one GOP of H.264 or H.265 with other pixels at one anchor.
 
-Apart from `decoders`, which the encoder imports: nothing that encodes needs this.
+Apart from `decoders`, as what encodes AV1 needs nothing of this.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class NalAnchorDecoder:
     not change with it, even if it is shown later.
 
     Hidden samples are there where a size is no multiple of H.264's macroblock, or of H.265's smallest coding
-    block.  H.265 keeps those of the base picture, so nothing of an injected one arrives from there; H.264
-    repeats its edge, but has those of the base picture where nothing is injected.
+    block.  Both repeat the edge of an injected picture there, and have those of the base picture where
+    nothing is injected.
 
     Raises ConfigError for an odd size, and where two packets have the same pts.
     """
