@@ -52,7 +52,7 @@ def still_header(still: Still) -> FrameHeader:
 
 
 def checked_header(still: Still, width: int, height: int) -> FrameHeader:
-    """Return `still_header`. Raises BitstreamError also where the size does not suit one of width x height."""
+    """Return `still_header`. Raises BitstreamError also for a size that does not suit width x height."""
     header = still_header(still)
     for name, found, whole in (("wide", header.width, width), ("high", header.height, height)):
         least = -(-whole // MAX_STILL_SCALE)
