@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridprompt.bitstream.bits import BitWriter
-from hybridprompt.bitstream.codec_config import parameter_sets
+from hybridprompt.bitstream.codec_config import map_parameter_sets, parameter_sets
 from hybridprompt.bitstream.exp_golomb import write_trailing_bits, write_ue
 from hybridprompt.bitstream.hevc_sps import (
     configuration_without_reordering,
@@ -190,3 +190,20 @@ def test_real_configuration_keeps_its_other_sets() -> None:
         strict=True,
     )
     assert [a[0] >> 1 for a, b in pairs if a != b] == [33]
+
+
+@pytest.mark.parametrize("zeros", [1, 2, 3])
+def test_zeros_after_the_sps_of_a_configuration_are_no_damage(zeros: int) -> None:
+    """FFmpeg's MPEG-TS demuxer hands out such ones."""
+    stream = encode_mp4(moving(6, 96, 64), NalCodec.H265)
+    assert stream.extradata is not None
+
+    def padded(nal: bytes) -> bytes:
+        return nal + bytes(zeros) if nal[0] >> 1 == 33 else nal
+
+    extradata = map_parameter_sets(stream.extradata, padded, codec=NalCodec.H265)
+    assert len(extradata) == len(stream.extradata) + zeros
+    rewritten = configuration_without_reordering(extradata)
+    assert rewritten == configuration_without_reordering(stream.extradata)
+    played = play(Stream(NalCodec.H265, rewritten, stream.packets, stream.length_size))
+    assert not differing(played, play(stream))

@@ -16,7 +16,7 @@ from hybridprompt.decode.warnings import DecodeWarning, WarningCollector, Warnin
 from hybridprompt.errors import CodecError, GeneratorError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage import METADATA_TYPE, attach
-from hybridprompt.prompt.sections import SectionType, build_prompt, grid_shape
+from hybridprompt.prompt.sections import GateMap, SectionType, build_prompt, grid_shape
 from hybridprompt.prompt.syntax import MAGIC, Prompt, Section, encode_prompt
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop, sequence_header
@@ -122,6 +122,25 @@ def test_without_a_quantiser_the_generator_is_told_the_pictures_own(base_gops: l
     spy = Spy()
     decode(gop, spy, prompts={index: build_prompt(b"fakefake", WIDTH, HEIGHT, 7, None)})
     assert spy.quantisers == [7]
+
+
+@pytest.mark.parametrize("generator_id", [b"fakefake", b"stranger"])
+@pytest.mark.parametrize("quantiser", [90, None])
+def test_a_gate_of_nothing_replaces_nothing(
+    base_gops: list[Gop], generator_id: bytes, quantiser: int | None
+) -> None:
+    """Nor is a generator looked for."""
+    gop, spy = base_gops[0], Spy()
+    hidden, _ = hidden_base(gop)
+    gate = GateMap.uniform(WIDTH, HEIGHT, index=0)
+    prompt = build_prompt(generator_id, WIDTH, HEIGHT, quantiser, gate)
+    expected = reference_decode(gop)
+    for indices in (ANCHORS, (hidden,)):
+        planes, anchors, warnings = decode(gop, spy, prompts=dict.fromkeys(indices, prompt))
+        assert_same(planes, expected)
+        assert anchors == []
+        assert warnings == []
+    assert spy.quantisers == []
 
 
 def flipped(data: bytes) -> bytes:

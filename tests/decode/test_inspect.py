@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import hybridprompt
 from hybridprompt.bitstream.nal import NalCodec
 from hybridprompt.bitstream.obu import insert_metadata
 from hybridprompt.decode.inspect import StillReport, inspect_file
@@ -144,3 +145,38 @@ def test_a_still_that_is_none_is_damage(tmp_path: Path) -> None:
     prompt = still_prompt(Still(StillCodec.AV1, b"none"), 98, 70)
     path = write_nal_file(tmp_path / "nal.mp4", file, NalCodec.H264, {0: prompt})
     assert inspect_file(path).anchors[0].state.startswith("damaged")
+
+
+@pytest.mark.parametrize(
+    ("size", "still_size", "message"),
+    [
+        ((98, 70), (98, 72), "the still is 72 high, expected 18 to 70"),
+        ((98, 70), (100, 70), "the still is 100 wide, expected 25 to 98"),
+        ((64, 264), (64, 64), "the still is 64 high, expected 66 to 264"),
+    ],
+)
+@pytest.mark.parametrize("codec", list(NalCodec))
+def test_a_still_of_an_unfit_size_is_damage_as_for_players(
+    tmp_path: Path, codec: NalCodec, size: tuple[int, int], still_size: tuple[int, int], message: str
+) -> None:
+    file = mp4_file(moving(6, *size), codec)
+    prompt = still_prompt(still_of(moving(1, *still_size)[0]), *size)
+    path = write_nal_file(tmp_path / "nal.mp4", file, codec, {0: prompt})
+    (anchor,) = inspect_file(path).anchors
+    assert anchor.state == f"damaged: {message}"
+    assert anchor.still is None
+    with hybridprompt.open(path, generators=[FakeGenerator()]) as video:
+        assert not any(picture.is_anchor for picture in video)
+        (warning,) = video.warnings
+    assert message in warning.message
+
+
+def test_a_still_that_is_larger_than_av1_pictures_is_damage(tmp_path: Path, base_gops: list[Gop]) -> None:
+    larger, fit = (still_of(moving(1, WIDTH, height)[0]) for height in (HEIGHT + 2, HEIGHT))
+    gop = list(base_gops[0])
+    for index, still in enumerate((larger, fit)):
+        gop[index] = with_prompt(gop[index], encode_prompt(still_prompt(still, WIDTH, HEIGHT)))
+    first, second = inspect_file(write_mp4(tmp_path / "sizes.mp4", gop)).anchors
+    assert first.state == "damaged: the still is 92 high, expected 23 to 90"
+    assert second.is_ok
+    assert second.still == StillReport("AV1", WIDTH, HEIGHT, len(fit.data))

@@ -21,7 +21,7 @@ from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage_nal import attach
-from hybridprompt.prompt.sections import Still, StillCodec, build_prompt, grid_shape
+from hybridprompt.prompt.sections import GateMap, Still, StillCodec, build_prompt, grid_shape
 from hybridprompt.prompt.syntax import MAGIC, Prompt, Section, encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
@@ -315,6 +315,42 @@ def test_without_still_and_quantiser_nothing_is_generated(
     assert not differing(by_pts(shown), play(stream))
     assert [warning.kind for warning in warnings] == [WarningKind.PROMPT_DAMAGED]
     assert "no quantiser" in warnings[0].message
+
+
+@each_codec
+@pytest.mark.parametrize("generator_id", [b"fakefake", b"stranger"])
+@pytest.mark.parametrize("quantiser", [90, None])
+def test_a_gate_of_nothing_replaces_nothing(
+    streams: dict[NalCodec, Stream], codec: NalCodec, generator_id: bytes, quantiser: int | None
+) -> None:
+    """Not even hidden samples, which following pictures predict from; nor is a generator looked for."""
+    stream, spy = streams[codec], Spy()
+    gate = GateMap.uniform(WIDTH, HEIGHT, index=0)
+    prompt = build_prompt(generator_id, WIDTH, HEIGHT, quantiser, gate)
+    indices = ANCHORS if codec is NalCodec.H265 else ANCHORS[:1]
+    packets = with_prompts(packets_of(stream), dict.fromkeys(indices, prompt), codec, 4)
+    shown, warnings = decode(packets, stream, spy)
+    assert not differing(by_pts(shown), play(stream))
+    assert not any(picture.is_anchor for picture in shown)
+    assert warnings == []
+    assert spy.quantisers == []
+    # Another way to change nothing, putting a picture in its own place, is not as faithful.
+    own = with_planes(stream, dict.fromkeys(indices[:1], play(stream)[0].planes))
+    assert differing(own, play(stream))
+
+
+@each_codec
+@pytest.mark.parametrize("generator_id", [b"fakefake", b"stranger"])
+def test_a_still_whose_gate_is_nothing_is_shown(codec: NalCodec, still: Still, generator_id: bytes) -> None:
+    stream, spy = stubbed(codec, WIDTH, HEIGHT), Spy()
+    gate = GateMap.uniform(WIDTH, HEIGHT, index=0)
+    prompt = build_prompt(generator_id, WIDTH, HEIGHT, None, gate, still)
+    shown, warnings = decode(with_prompts(packets_of(stream), {0: prompt}, codec), stream, spy)
+    expected = with_planes(stream, {0: plain_still(still, (WIDTH, HEIGHT))[0]})
+    assert not differing(by_pts(shown), expected)
+    assert not any(picture.is_anchor for picture in shown)
+    assert warnings == []
+    assert spy.quantisers == []
 
 
 def test_h264_does_not_decode_a_base_that_nobody_needs(

@@ -17,7 +17,7 @@ from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.errors import BitstreamError, CodecError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage import attach
-from hybridprompt.prompt.sections import Still, StillCodec, build_prompt, grid_shape
+from hybridprompt.prompt.sections import GateMap, Still, StillCodec, build_prompt, grid_shape
 from hybridprompt.prompt.syntax import Prompt, encode_prompt
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.picture import Picture
@@ -210,6 +210,20 @@ def test_av1_with_stills(base_gops: list[Gop], coded: tuple[int, int], played: s
         assert all(w.message.endswith(": the still is shown without generation") for w in warnings)
     else:
         assert warnings == []
+
+
+@pytest.mark.parametrize("generator_id", [b"fakefake", b"stranger"])
+def test_a_still_whose_gate_is_nothing_is_shown_in_av1(
+    base_gops: list[Gop], still: Still, generator_id: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeGenerator, "generate", lambda *arguments, **options: pytest.fail("generated"))
+    gate = GateMap.uniform(WIDTH, HEIGHT, index=0)
+    prompt = build_prompt(generator_id, WIDTH, HEIGHT, None, gate, still)
+    shown, warnings = decode(prompted(base_gops[0], prompt, ANCHORS), FakeGenerator())
+    expected = overwritten(base_gops[0], dict.fromkeys(ANCHORS, by_av(still)))
+    assert_same([p.picture.planes for p in shown], expected)
+    assert not any(picture.is_anchor for picture in shown)
+    assert warnings == []
 
 
 def test_a_still_in_place_of_an_av1_stub(still: Still) -> None:

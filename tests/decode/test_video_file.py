@@ -23,8 +23,8 @@ from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.packet_reader import PacketReader
 from hybridprompt.video.source import VideoSource
-from nal_media import moving, mp4_file, play, read_mp4
-from nal_prompted_media import still_of, still_prompt, write_nal_file
+from nal_media import encode, moving, mp4_file, play, read_mp4
+from nal_prompted_media import packets_of, still_of, still_prompt, with_prompts, write_nal_file
 from prompted_media import (
     ANCHORS,
     GOP_LENGTH,
@@ -358,6 +358,32 @@ def test_h264_and_h265_in_other_containers(
             assert [p.pts for p in part] == [p.pts for p in whole[start : start + 3]]
             assert_same(planes(part), expected[start : start + 3])
         assert video.warnings == ()
+
+
+@each_nal_codec
+@pytest.mark.parametrize("prompted", [True, False])
+def test_raw_streams_are_played_in_order_without_their_prompts(
+    tmp_path: Path, codec: NalCodec, prompted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing says when their pictures are shown, which comes in another order."""
+    stream = encode(moving(24, *NAL_SIZE), codec)
+    assert [pts for _, pts in stream.packets] != list(range(24))
+    packets = packets_of(stream)
+    if prompted:
+        packets = with_prompts(packets, dict.fromkeys((0, 16), a_prompt(size=NAL_SIZE)), codec)
+    path = tmp_path / f"raw.{codec.value}"
+    path.write_bytes(b"".join(packet.data for packet in packets))
+    plain = play(stream)
+    with hybridprompt.open(path, generators=[FakeGenerator()]) as video:
+        assert (video.width, video.height) == NAL_SIZE
+        pictures = list(video)
+        assert video.warnings == ()
+    assert_same(planes(pictures), [plain[n].planes for n in range(24)])
+    assert [p.pts for p in pictures] == sorted({p.pts for p in pictures})
+    assert not any(picture.is_anchor for picture in pictures)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    expected = f"{path}: prompts are not used, as packets have no times; put it into MP4"
+    assert warned == ([expected] if prompted else [])
 
 
 def test_pictures_shown_before_the_keyframe_they_follow(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from encode_media import TICK, LumaJudge, Oracle, audio_packets, scene, scenes, 
 import hybridprompt
 from hybridprompt.decode.carriage import PacketCarriage
 from hybridprompt.decode.video_file import DecodedPicture
-from hybridprompt.encode import pipeline
+from hybridprompt.encode import nal_base, pipeline
 from hybridprompt.encode.base import GivenKeyframe
 from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
 from hybridprompt.encode.judge import LpipsJudge
@@ -27,6 +27,7 @@ from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.sections import parse_sections
 from hybridprompt.prompt.syntax import decode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
+from hybridprompt.video.nal_encoder import NalSettings
 from hybridprompt.video.packet_reader import PacketReader
 from hybridprompt.video.picture import ColorInfo, Picture
 from hybridprompt.video.source import VideoSource
@@ -183,6 +184,30 @@ def test_the_summary_is_what_the_file_holds(codec: str, mode: str, files: Files)
     assert carried == {i for i, keyframe in enumerate(keyframes) if keyframe}
     stills = [parse_sections(decode_prompt(prompts[i] or b"")).still for i in sorted(carried)]
     assert all((still is not None) is (mode == "replace") for still in stills)
+
+
+@both
+def test_crfs_of_the_summary_are_those_of_the_codec(
+    codec: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+    real = nal_base.encode_nal_gop
+
+    def noting(clip: list[Picture], chosen: NalSettings, **options: object) -> list[CodedPacket]:
+        if len(clip) > 1:
+            told.append(chosen.crf)
+        return real(clip, chosen, **options)
+
+    monkeypatch.setattr(nal_base, "encode_nal_gop", noting)
+    clip, asked = scene(3), 52.0 if codec == "av1" else 33.0
+    source = write_source(tmp_path / "in.mkv", clip, codec="ffv1")
+    summary = encode_file(
+        source, tmp_path / "out.mp4", settings(codec, mode, crf=asked), generator=Oracle(clip)
+    )
+    assert summary.crfs == pytest.approx([asked], abs=0.1)
+    if codec != "av1":
+        # What x264 and x265 were given last is what the file holds.
+        assert summary.crfs == pytest.approx(told[-1:], abs=0.006)
 
 
 @both

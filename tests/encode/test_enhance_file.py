@@ -17,12 +17,13 @@ from hybridprompt.encode.enhance import BLIND_QUANTISERS, enhance_file
 from hybridprompt.encode.progress import Progress
 from hybridprompt.errors import ConfigError, GeneratorError, MediaError
 from hybridprompt.generator.fake import FakeGenerator
-from hybridprompt.prompt.carriage import detach, extract
-from hybridprompt.prompt.sections import parse_sections
-from hybridprompt.prompt.syntax import decode_prompt
+from hybridprompt.prompt.carriage import attach, detach, extract
+from hybridprompt.prompt.sections import GateMap, build_prompt, parse_sections
+from hybridprompt.prompt.syntax import decode_prompt, encode_prompt
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.container import Mp4Writer
 from hybridprompt.video.picture import Picture
+from nal_prompted_media import still_of
 from prompted_media import assert_same, ffmpeg_decode
 
 LENGTHS = (40, 30)
@@ -341,6 +342,39 @@ def test_input_must_be_av1(source: Path, tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"text\.mp4"):
         enhance_file(tmp_path / "text.mp4", tmp_path / "out.mp4", generator=FakeGenerator())
     assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("keyframe", [0, 40])
+@pytest.mark.parametrize("judged", [False, True])
+def test_a_keyframe_that_is_in_its_prompt_only_is_never_taken_away(
+    base: Path, source: Path, pictures, tmp_path: Path, keyframe: int, judged: bool
+) -> None:
+    """Files of mode replace, whose prompts may generate nothing."""
+    gate = GateMap.uniform(WIDTH, HEIGHT, index=0)
+    prompt = build_prompt(b"fakefake", WIDTH, HEIGHT, None, gate, still_of(pictures[keyframe]))
+    packets = packets_of(base)
+    packets = [replace(p, pts=i, dts=i, duration=1) for i, p in enumerate(packets)]
+    stub = attach(packets[keyframe].data, encode_prompt(prompt))
+    packets[keyframe] = replace(packets[keyframe], data=stub)
+    replaced = write(tmp_path / "replaced.mp4", packets)
+    before, reference = replaced.read_bytes(), source if judged else None
+    with pytest.raises(MediaError, match=r"replaced\.mp4: the keyframe with pts \d+ is in its prompt only"):
+        enhance_file(
+            replaced, tmp_path / "out.mp4", reference=reference, preset="fast", generator=FakeGenerator()
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["replaced.mp4"]
+    assert replaced.read_bytes() == before
+
+
+def test_prompts_that_no_player_can_read_are_replaced(base: Path, tmp_path: Path) -> None:
+    gate = GateMap.uniform(WIDTH, HEIGHT)
+    good = encode_prompt(build_prompt(b"stranger", WIDTH, HEIGHT, 90, gate))
+    packets = [replace(p, pts=i, dts=i, duration=1) for i, p in enumerate(packets_of(base))]
+    for index in (0, 40):
+        packets[index] = replace(packets[index], data=attach(packets[index].data, good[:-1]))
+    out = tmp_path / "out.mp4"
+    enhance_file(write(tmp_path / "damaged.mp4", packets), out, generator=FakeGenerator())
+    assert [decode_prompt(p).generator_id for p in prompts_of(out).values()] == [b"fakefake"] * 2
 
 
 def test_output_is_protected(base: Path, tmp_path: Path) -> None:

@@ -11,23 +11,26 @@ import pytest
 from encode_media import TICK, LumaJudge, scene
 
 from hybridprompt.bitstream.nal import NalCodec, nal_type, split_nal_units
+from hybridprompt.bitstream.obu import HeaderTracker
 from hybridprompt.decode.still import decode_still
 from hybridprompt.decode.warnings import DecodeWarning
-from hybridprompt.encode import av1_replace, nal_base
+from hybridprompt.encode import av1_replace, given_keyframe, nal_base
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, held
+from hybridprompt.encode.gate import AnchorDecision, GopDecision
 from hybridprompt.encode.given_keyframe import GivenKeyframes, blurred, grey, small_keyframe
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.nal_base import NalBaseEncoder, nal_crf, svt_crf
 from hybridprompt.encode.nal_gop import NalGop
-from hybridprompt.encode.pipeline import make_base_encoder
+from hybridprompt.encode.pipeline import _closed, make_base_encoder
 from hybridprompt.encode.settings import EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
 from hybridprompt.errors import CodecError, ConfigError
+from hybridprompt.generator.base import Planes
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.generator.registry import GeneratorRegistry
 from hybridprompt.prompt.carriage_nal import extract
 from hybridprompt.prompt.sections import GateMap, build_prompt, grid_shape, parse_sections
-from hybridprompt.prompt.syntax import decode_prompt
+from hybridprompt.prompt.syntax import decode_prompt, encode_prompt
 from hybridprompt.video import av1_given_keyframe
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import CodedPacket, encode_gop
@@ -43,13 +46,26 @@ KINDS = {"h264": NalCodec.H264, "h265": NalCodec.H265}
 FAKE = FakeGenerator(offset=30)
 
 
+class Telling(FakeGenerator):
+    """Makes another picture of every quantiser."""
+
+    def generate(self, planes: Planes, *, quantiser: int, strengths: np.ndarray, block_size: int) -> Planes:
+        inner = FakeGenerator(offset=quantiser // 3)
+        return inner.generate(planes, quantiser=quantiser, strengths=strengths, block_size=block_size)
+
+
 def psnr(a: Picture, b: Picture) -> float:
     error = np.mean((a.y.astype(float) - b.y) ** 2)
     return float(10 * np.log10(255**2 / max(error, 1e-9)))
 
 
 def base_encoder(
-    codec: str, mode: str = "replace", *, size: tuple[int, int] = SIZE, **changes: object
+    codec: str,
+    mode: str = "replace",
+    *,
+    size: tuple[int, int] = SIZE,
+    generator: FakeGenerator = FAKE,
+    **changes: object,
 ) -> Any:
     source = SimpleNamespace(
         path="made-up.mp4",
@@ -60,7 +76,7 @@ def base_encoder(
         color=ColorInfo(),
     )
     settings = EncodeSettings(**{"crf": 40.0, "preset": "fast", "mode": mode, "codec": codec, **changes})  # type: ignore[arg-type]
-    return make_base_encoder(source, settings, LumaJudge, FAKE)  # type: ignore[arg-type]
+    return make_base_encoder(source, settings, LumaJudge, generator)  # type: ignore[arg-type]
 
 
 def a_gate() -> GateMap:
@@ -115,8 +131,9 @@ def test_x264_and_x265_know_what_the_client_shows(codec: str, with_gate: bool, m
     assert (psnr(client[-1], shown(encoder, base, None)[-1]) > 45) is not with_gate
 
 
-@pytest.mark.parametrize("with_gate", [False, True])
-def test_av1_knows_exactly_what_the_client_shows(with_gate: bool, monkeypatch) -> None:
+@pytest.fixture
+def from_svt(monkeypatch: pytest.MonkeyPatch) -> list[list[CodedPacket]]:
+    """All that came out of SVT-AV1 for GOPs, before a stub took its beginning's place."""
     coded: list[list[CodedPacket]] = []
 
     def keeping(*args: Any, **options: Any) -> list[CodedPacket]:
@@ -124,18 +141,100 @@ def test_av1_knows_exactly_what_the_client_shows(with_gate: bool, monkeypatch) -
         return coded[-1]
 
     monkeypatch.setattr(av1_given_keyframe, "encode_gop", keeping)
+    return coded
+
+
+def decoded_by_svt(coded: list[CodedPacket]) -> list[Picture]:
+    """The pictures that SVT-AV1 predicts from, which was fed the given one twice."""
+    known = []
+    with Av1Decoder() as decoder:
+        for packet in coded:
+            (frame,) = decoder.decode(packet.data, packet.pts)
+            known.append(frame.picture.copied())
+    return known[1:]
+
+
+@pytest.mark.parametrize("with_gate", [False, True])
+def test_av1_knows_exactly_what_the_client_shows(with_gate: bool, from_svt: list[list[CodedPacket]]) -> None:
     gate = a_gate() if with_gate else None
     encoder = base_encoder("av1")
     base = encoder.encode(scene(COUNT), 55.0, GivenKeyframe(0.0, gate))
-    known = []
-    with Av1Decoder() as decoder:
-        for packet in max(coded, key=len):
-            (frame,) = decoder.decode(packet.data, packet.pts)
-            known.append(frame.picture.copied())
+    known = decoded_by_svt(max(from_svt, key=len))
     client = shown(encoder, base, gate)
     assert len(client) == COUNT
-    # SVT-AV1 was fed the given picture twice.
-    assert all(same(a, b) for a, b in zip(known[1:], client, strict=True))
+    assert all(same(a, b) for a, b in zip(known, client, strict=True))
+
+
+def test_the_keyframes_candidate_has_the_stills_quantiser() -> None:
+    encoder = base_encoder("av1")
+    base = encoder.encode(scene(COUNT), 55.0, GivenKeyframe(0.0))
+    (stub,) = HeaderTracker().parse(base.packets[0].data)
+    still = decode_still(base.still, *SIZE)
+    assert abs(still.base_q_idx - stub.base_q_idx) > 20
+    key, *later = encoder.gop(base).candidates(8)
+    assert (key.packet, key.frame, key.base_q_idx) == (0, 0, still.base_q_idx)
+    # The others' are their own, as without a still.
+    key, *others = encoder.gop(replace(base, still=None)).candidates(8)
+    assert key.base_q_idx == stub.base_q_idx
+    assert later == others != []
+
+
+@pytest.mark.parametrize("quantiser_change", [0, -24, 1000])
+def test_closed_loop_is_what_the_decided_prompt_generates(
+    quantiser_change: int, from_svt: list[list[CodedPacket]]
+) -> None:
+    generator, clip, gate = Telling(), scene(COUNT), a_gate()
+    encoder = base_encoder("av1", generator=generator)
+    open_loop = encoder.encode(clip, 55.0, GivenKeyframe(2.0))
+    (key,) = encoder.gop(open_loop).candidates(None)
+    quantiser = min(key.base_q_idx + quantiser_change, 255)
+    prompt = build_prompt(generator.identity, *SIZE, quantiser, gate, open_loop.still)
+    anchor = AnchorDecision(0, 0, encode_prompt(prompt), 1.0, quantiser)
+    variant = _closed(open_loop, GopDecision((anchor,), 1.0, 0.5))
+    assert variant == GivenKeyframe(2.0, gate, quantiser - key.base_q_idx)
+    from_svt.clear()
+    closed = encoder.encode(clip, 55.0, variant)
+    assert closed.still == open_loop.still
+    known = decoded_by_svt(max(from_svt, key=len))
+    warnings: list[DecodeWarning] = []
+    client = encoder.gop(closed).shown(
+        {0: prompt},
+        range(COUNT),
+        generators=GeneratorRegistry([generator], shipped=False),
+        on_warning=warnings.append,
+    )
+    drift = [int(np.abs(a.y.astype(int) - known[frame].y).max()) for frame, a in client]
+    assert drift == [0] * COUNT
+    assert warnings == []
+    strengths, size = gate.strengths(), gate.block_size
+    planes = decode_still(open_loop.still, *SIZE).planes
+    expected = generator.generate(planes, quantiser=quantiser, strengths=strengths, block_size=size)
+    assert same(known[0], Picture(*expected))
+
+
+@pytest.mark.parametrize(("offset", "told"), [(-1000, 0), (1000, 255)])
+def test_told_quantisers_stay_in_their_range(offset: int, told: int) -> None:
+    """A still is coded anew, at another quantiser, where the rate asks for it."""
+    generator, gate = Telling(), a_gate()
+    keyframes = GivenKeyframes(EncodeSettings(crf=50.0, preset="fast", mode="replace"), generator)
+    still, given = keyframes.make(scene(1)[0], 55.0, GivenKeyframe(0.0, gate, offset))
+    planes, strengths, size = decode_still(still, *SIZE).planes, gate.strengths(), gate.block_size
+    expected = generator.generate(planes, quantiser=told, strengths=strengths, block_size=size)
+    assert same(given, Picture(*expected))
+
+
+def test_without_a_prompt_or_still_there_is_no_closed_loop() -> None:
+    encoder = base_encoder("av1")
+    base = encoder.encode(scene(2), 55.0, GivenKeyframe(0.0))
+    prompt = encode_prompt(build_prompt(FAKE.identity, *SIZE, 90, a_gate(), base.still))
+    key, later = AnchorDecision(0, 0, prompt, 1.0, 90), AnchorDecision(1, 1, prompt, 1.0, 90)
+    assert _closed(base, GopDecision((), 1.0, 1.0)) is None
+    assert _closed(base, GopDecision((later,), 1.0, 0.5)) is None
+    assert _closed(replace(base, still=None), GopDecision((key,), 1.0, 0.5)) is None
+    assert _closed(replace(base, variant=1.0), GopDecision((key,), 1.0, 0.5)) is None
+    found = _closed(base, GopDecision((later, key), 1.0, 0.5))
+    assert found is not None
+    assert found.quantiser_offset == 90 - decode_still(base.still, *SIZE).base_q_idx
 
 
 # ---------------------------------------------------------------------------------------- what is in a GOP
@@ -183,6 +282,42 @@ def test_a_finer_still_takes_more_bytes_and_is_nearer() -> None:
     # Beyond SVT-AV1's range there is nothing.
     finest, _ = encode_still(picture, -30.0, preset=8, tune=0)
     assert finest == encode_still(picture, 1.0, preset=8, tune=0)[0]
+
+
+def test_a_still_that_a_prompt_cannot_hold_is_coded_coarser(monkeypatch) -> None:
+    picture = scene(1)[0]
+    keyframes = GivenKeyframes(EncodeSettings(crf=30.0, preset="fast", mode="replace"), FAKE)
+    fine, _ = keyframes.make(picture, 40.0, GivenKeyframe(0.0))
+    limit = len(fine.data) // 2
+    monkeypatch.setattr(given_keyframe, "_MAX_STILL_BYTES", limit)
+    # What has been coded already fits.
+    assert keyframes.make(picture, 40.0, GivenKeyframe(0.0))[0] == fine
+    again = GivenKeyframes(keyframes.settings, FAKE)
+    still, given = again.make(picture, 40.0, GivenKeyframe(0.0))
+    assert limit // 2 < len(still.data) <= limit
+    assert same(given, Picture(*decode_still(still, *SIZE).planes))
+    assert decode_still(still, *SIZE).base_q_idx > decode_still(fine, *SIZE).base_q_idx
+    # The coarsest is as coarse as it gets.
+    monkeypatch.setattr(given_keyframe, "_MAX_STILL_BYTES", 1)
+    coarsest, _ = again.make(picture, 66.0, GivenKeyframe(0.0))
+    assert coarsest == encode_still(picture, 70.0, preset=again.settings.effort.svt_preset, tune=0)[0]
+
+
+def test_stills_are_kept_of_the_two_gops_under_way(monkeypatch) -> None:
+    coded: list[int | None] = []
+
+    def noting(picture: Picture, crf: float, **options: Any) -> Any:
+        coded.append(picture.pts)
+        return encode_still(picture, crf, **options)
+
+    monkeypatch.setattr(given_keyframe, "encode_still", noting)
+    keyframes = GivenKeyframes(EncodeSettings(crf=50.0, preset="fast", mode="replace"), FAKE)
+    one, two, three = (scene(1, first=first)[0] for first in (0, 24, 48))
+    for picture in (one, two, one, two, three, two, three):
+        keyframes.make(picture, 60.0, GivenKeyframe(0.0))
+    assert coded == [0, 24, 48]
+    keyframes.make(one, 60.0, GivenKeyframe(0.0))
+    assert coded == [0, 24, 48, 0]
 
 
 def test_of_several_stills_the_best_at_equal_bytes_is_kept(monkeypatch) -> None:

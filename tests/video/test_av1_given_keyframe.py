@@ -211,3 +211,17 @@ def test_switch_frames_out_of_place_are_noticed(
     monkeypatch.setattr(av1_given_keyframe, "_SWITCHES", tuple(switches.items()))
     with pytest.raises(CodecError, match=message):
         encode_given_keyframe(pictures(20), SETTINGS)
+
+
+@pytest.mark.parametrize("packet", [0, 1, 2])
+def test_packets_that_show_nothing_are_noticed(packet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_picture(*args: Any, **options: Any) -> list[CodedPacket]:
+        coded = encode_gop(*args, **options)
+        if len(coded) > 1:
+            header = sequence_header(coded[0].data) or b"" if packet == 0 else b""
+            coded[packet] = replace(coded[packet], data=b"\x12\x00" + header)
+        return coded
+
+    monkeypatch.setattr(av1_given_keyframe, "encode_gop", without_picture)
+    with pytest.raises(CodecError, match=f"packet {packet} of a given keyframe's GOP shows 0 pictures"):
+        encode_given_keyframe(pictures(5), SETTINGS)

@@ -188,6 +188,30 @@ def test_other_codecs_come_in_decoding_order(tmp_path: Path, library: str, codec
         PacketReader(path, ("av1", "vp9"))
 
 
+@pytest.mark.parametrize(
+    ("library", "suffix", "has_times"),
+    [
+        *((library, suffix, True) for library in ("libx264", "libx265") for suffix in ("mp4", "mkv", "ts")),
+        ("libx264", "h264", False),
+        ("libx265", "hevc", False),
+    ],
+)
+def test_which_containers_say_when_pictures_are_shown(
+    tmp_path: Path, library: str, suffix: str, has_times: bool
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    options = {"bf": "3", f"{library[3:]}-params": "log-level=none:b-adapt=0:bframes=3"}
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(library, rate=30, options=options)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for picture in pictures(12):
+            output.mux(stream.encode(picture.to_frame()))
+        output.mux(stream.encode(None))
+    reader = PacketReader(path, ("h264", "hevc"))
+    assert reader.has_times is has_times
+    assert len(list(reader)) == 12
+
+
 def test_not_av1(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"c\.mp4: its video is h264, expected av1"):
         PacketReader(write_clip(tmp_path / "c.mp4", pictures(2)))
