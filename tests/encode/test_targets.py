@@ -175,6 +175,14 @@ def test_quick_encodes_repeat_little(gops: int, preset: str) -> None:
         assert 1 <= last <= (1 if gops < 4 else 2)
 
 
+@pytest.mark.parametrize(("mode", "codec"), [("replace", "av1"), ("replace", "h265"), ("enhance", "h264")])
+def test_only_the_usual_mode_saves_encodes(mode: str, codec: str) -> None:
+    fake = FakeSizes(0.3, 0.1, steepness=1.8)
+    fake.settings = EncodeSettings(bitrate_kbps=100.0, preset="fast", mode=mode, codec=codec)  # type: ignore[arg-type]
+    fake.encode_all(fake.target(60.0))
+    assert fake.by_gop == [3, 3]
+
+
 def test_a_quick_encode_is_left_within_its_tolerance() -> None:
     fake = FakeSizes(1.0, 1.0, 1.02, 1.02)
     target = fake.target(40.0)

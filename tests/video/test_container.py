@@ -194,6 +194,7 @@ def test_other_codecs_come_in_decoding_order(tmp_path: Path, library: str, codec
         *((library, suffix, True) for library in ("libx264", "libx265") for suffix in ("mp4", "mkv", "ts")),
         ("libx264", "h264", False),
         ("libx265", "hevc", False),
+        ("libx264", "avi", False),
     ],
 )
 def test_which_containers_say_when_pictures_are_shown(

@@ -126,7 +126,10 @@ class RateTarget:
         """first_prompt_bytes: of the prompts of a GOP, until some are known."""
         seconds = sum(analysis.duration_seconds for analysis in analyses)
         self._encoder = encoder
-        self._quick = encoder.settings.effort.fit is None
+        settings = encoder.settings
+        # Stills leap in their bytes, and x264 and x265 are quick: there the rate is worth more encodes.
+        usual = (settings.mode, settings.codec) == ("enhance", "av1")
+        self._quick = settings.effort.fit is None and usual
         self._settled_crf: float | None = None
         self._held = False
         """Whether a GOP had to be coarser than the rate asked for."""

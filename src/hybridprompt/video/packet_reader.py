@@ -114,6 +114,9 @@ class PacketReader:
     def has_times(self) -> bool:
         """Whether the container says when pictures are shown, as raw streams and AVI do not."""
         with open_input(self.path) as container:
+            if container.format.name == "avi":
+                # FFmpeg makes times up from the order of decoding.
+                return False
             try:
                 packets = (packet for packet in container.demux(self._stream(container)) if packet.size)
                 return all(packet.pts is not None for packet in islice(packets, _FIRST_PACKETS))
