@@ -74,17 +74,31 @@ def main() -> None:
                 continue
             for a, b in pairs:
                 rates = f"{b['actual_kbps']:.1f} -> {a['actual_kbps']:.1f}"
-                table.add_row(method, a["clip"], rates, *changes([(a, b)]))
+                table.add_row(method.removeprefix("hybridprompt-"), a["clip"], rates, *changes([(a, b)]))
                 values = [round(r["metrics"][m], 4) for r in (b, a) for m in (*RELATIVE, *ABSOLUTE)]
                 rows.append((family, method, a["clip"], b["method"], *values))
             rates = " -> ".join(f"{fmean(p[i]['actual_kbps'] for p in pairs):.1f}" for i in (1, 0))
-            table.add_row(method, f"mean of {len(pairs)}", rates, *changes(pairs), style="bold")
+            table.add_row(
+                method.removeprefix("hybridprompt-"),
+                f"mean of {len(pairs)}",
+                rates,
+                *changes(pairs),
+                style="bold",
+            )
             of_changes = [
                 f"{100 * fmean(a['metrics'][m] / b['metrics'][m] - 1 for a, b in pairs):+.1f} %"
                 for m in RELATIVE
             ]
-            table.add_row(method, "mean of changes", "", *of_changes, "", "", end_section=True)
-        Console(width=170).print(table)
+            table.add_row(
+                method.removeprefix("hybridprompt-"),
+                "mean of changes",
+                "",
+                *of_changes,
+                "",
+                "",
+                end_section=True,
+            )
+        Console(width=190).print(table)
     names = [f"{who}_{m}" for who in ("peer", "ours") for m in (*RELATIVE, *ABSOLUTE)]
     save_csv(FIGURES / "modes.csv", ("family", "method", "clip", "peer", *names), rows)
 

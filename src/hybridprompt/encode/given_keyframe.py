@@ -35,6 +35,10 @@ STILL_CRF_OFFSET = -16.0
 """Of a still's CRF from its GOP's.  All else is predicted from it: a third of the bytes is well spent."""
 
 
+_NEARLY_COARSEST: Final = 68.0
+_STEEPER: Final = 3.0
+"""Beyond that CRF the other pictures' bytes hardly fall any more; a still's, by this many CRF for one, do."""
+
 _LEGACY_CRFS: Final = tuple(float(crf) for crf in range(8, 71, 2))
 _SHRINKS: Final = (1, 2, 4, 8, 16)
 
@@ -54,7 +58,9 @@ class GivenKeyframes:
 
         crf: of the GOP, on SVT-AV1's scale.  Raises CodecError, GeneratorError.
         """
-        still, decoded = self._coded(picture, round(crf + STILL_CRF_OFFSET + variant.still_offset, 2))
+        coarser = _STEEPER * max(crf - _NEARLY_COARSEST, 0.0)
+        still_crf = crf + STILL_CRF_OFFSET + variant.still_offset + coarser
+        still, decoded = self._coded(picture, round(still_crf, 2))
         planes = decoded.planes
         if variant.gate is not None:
             planes = self.generator.generate(

@@ -86,6 +86,7 @@ PRESETS: dict[PresetName, Preset] = {
         joint_anchors=True,
         passes=2,
         key_lambda_factors=(0.5,),
+        still_offsets=(0.0, 8.0),
     ),
     "medium": Preset(
         svt_preset=5,
@@ -97,7 +98,7 @@ PRESETS: dict[PresetName, Preset] = {
         joint_anchors=False,
         passes=2,
         key_lambda_factors=(0.5, 1.0, 0.25),
-        still_offsets=(0.0, -5.0),
+        still_offsets=(0.0, 8.0, -5.0),
         fit=FitSettings(),
     ),
     "slow": Preset(
@@ -110,7 +111,7 @@ PRESETS: dict[PresetName, Preset] = {
         joint_anchors=False,
         passes=3,
         key_lambda_factors=(0.5, 1.0, 0.25),
-        still_offsets=(0.0, -5.0),
+        still_offsets=(0.0, 8.0, -5.0),
         alternations=3,
         fit=FitSettings(frames=16, block_log2=5, steps=200, joint_steps=150, smoothness=0.003),
     ),
