@@ -47,9 +47,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from hybridprompt.decode.still import still_header
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe
 from hybridprompt.encode.gate import GopGate
-from hybridprompt.encode.given_keyframe import STILL_CRF_OFFSET, still_quantiser
+from hybridprompt.encode.given_keyframe import STILL_CRF_OFFSET
 from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.encode.pipeline import make_base_encoder, make_fitter
 from hybridprompt.encode.rate_control import STEERED_CRF_RANGE, crf_at, relative_log_bytes
@@ -234,7 +235,7 @@ class Study:
         still = Keyframe("still", self.generator)
         base = encode(still, own.crf)
         assert base.still is not None
-        blind = Keyframe("blind", self.generator, self._everywhere, still_quantiser(base.still))
+        blind = Keyframe("blind", self.generator, self._everywhere, still_header(base.still).base_q_idx)
         fitted = self.fitted(base)
         bases: dict[str, BaseGop] = {}
         keyframes = [given, still, blind, fitted, source]

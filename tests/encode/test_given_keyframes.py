@@ -17,7 +17,7 @@ from hybridprompt.decode.warnings import DecodeWarning
 from hybridprompt.encode import av1_replace, given_keyframe, nal_base
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, held
 from hybridprompt.encode.gate import AnchorDecision, GopDecision
-from hybridprompt.encode.given_keyframe import GivenKeyframes, blurred, grey, small_keyframe
+from hybridprompt.encode.given_keyframe import GivenKeyframes, blurred, small_keyframe
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.nal_base import NalBaseEncoder, nal_crf, svt_crf
 from hybridprompt.encode.nal_gop import NalGop
@@ -35,7 +35,7 @@ from hybridprompt.video import av1_given_keyframe
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import CodedPacket, encode_gop
 from hybridprompt.video.nal_encoder import NalSettings, encode_nal_gop
-from hybridprompt.video.picture import ColorInfo, Picture
+from hybridprompt.video.picture import ColorInfo, Picture, grey
 from nal_media import Stream, play, same
 
 SIZE = 160, 96

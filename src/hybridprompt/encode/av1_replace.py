@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
-from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, Variant, without_delimiter
-from hybridprompt.encode.cached_generator import CachedGenerator
-from hybridprompt.encode.given_keyframe import GivenKeyframes, small_keyframe
-from hybridprompt.generator.base import Generator
+from hybridprompt.encode.base import BaseGop, GivenKeyframe, Variant, without_delimiter
+from hybridprompt.encode.given_keyframe import GivenKeyframeEncoder, small_keyframe
 from hybridprompt.prompt.carriage import attach
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket
 from hybridprompt.video.av1_given_keyframe import encode_given_keyframe, make_stub
@@ -16,15 +13,13 @@ from hybridprompt.video.picture import Picture
 
 
 @dataclass
-class Av1ReplaceEncoder(BaseEncoder):
-    """See BaseEncoder.  generator: of the keyframes."""
-
-    generator: Generator | None = None
+class Av1ReplaceEncoder(GivenKeyframeEncoder):
+    """See GivenKeyframeEncoder."""
 
     def encode(self, pictures: list[Picture], crf: float, variant: Variant) -> BaseGop:
         """See BaseEncoder.encode."""
         assert isinstance(variant, GivenKeyframe)
-        still, given = self._keyframes.make(pictures[0], crf, variant)
+        still, given = self.keyframes.make(pictures[0], crf, variant)
         settings = replace(
             self._settings(pictures, crf, preset=self.settings.effort.svt_preset, threads=2),
             picture_lambdas=self.lambdas,
@@ -36,13 +31,9 @@ class Av1ReplaceEncoder(BaseEncoder):
             cancelled=self.cancelled,
         )
         packets = [without_delimiter(packet) for packet in coded]
-        stub = attach(packets[0].data, self._keyframes.showing(still, given))
+        stub = attach(packets[0].data, self.keyframes.showing(still, given))
         packets[0] = replace(packets[0], data=stub)
         return BaseGop(pictures, packets, crf, variant, still)
-
-    def best(self, pictures: list[Picture], crf: float) -> BaseGop:
-        """See BaseEncoder.best."""
-        return self._keyframes.best(lambda variant: self.encode(pictures, crf, variant), self.cheapest)
 
     def _stand_in(self, source: Picture, settings: Av1Settings) -> CodedPacket | None:
         """A keyframe for clients that see no more of it, as good as its bytes allow; None for a grey one."""
@@ -55,8 +46,3 @@ class Av1ReplaceEncoder(BaseEncoder):
 
         data = small_keyframe(source, size_bytes, code)
         return None if data is None else replace(make_stub(source, settings), data=data)
-
-    @cached_property
-    def _keyframes(self) -> GivenKeyframes:
-        assert self.generator is not None, "mode replace takes a generator"
-        return GivenKeyframes(self.settings, CachedGenerator(self.generator))

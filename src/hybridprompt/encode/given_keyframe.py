@@ -8,14 +8,14 @@ where nothing is coded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final
 
-import numpy as np
-
-from hybridprompt.decode.still import DecodedStill, still_header
-from hybridprompt.encode.base import BaseGop, GivenKeyframe
+from hybridprompt.decode.still import DecodedStill
+from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe
+from hybridprompt.encode.cached_generator import CachedGenerator
 from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
 from hybridprompt.generator.base import Generator
@@ -88,22 +88,28 @@ class GivenKeyframes:
             self._last[key] = last
         return last
 
-    def best(
-        self,
-        encode: Callable[[GivenKeyframe], BaseGop],
-        cheapest: Callable[[Sequence[BaseGop]], BaseGop],
-    ) -> BaseGop:
-        """Encode a GOP with stills of all the sizes that the preset tries; return what serves it best."""
-        bases: list[BaseGop] = []
-        for offset in self.settings.effort.still_offsets:
-            bases.append(encode(GivenKeyframe(offset)))
-        return cheapest(bases)
-
     def showing(self, still: Still, picture: Picture) -> bytes:
         """The prompt that shows a still as it is, for a picture of that size.  Raises BitstreamError."""
         size = picture.width, picture.height
         gate = GateMap.uniform(*size, index=0)
         return encode_prompt(build_prompt(self.generator.identity, *size, None, gate, still))
+
+
+@dataclass
+class GivenKeyframeEncoder(BaseEncoder):
+    """A BaseEncoder of mode `replace`.  generator: the one that prompts name."""
+
+    generator: Generator | None = None
+
+    def best(self, pictures: list[Picture], crf: float) -> BaseGop:
+        """Encode a GOP with stills of all the sizes that the preset tries; return what serves it best."""
+        offsets = self.settings.effort.still_offsets
+        return self.cheapest([self.encode(pictures, crf, GivenKeyframe(offset)) for offset in offsets])
+
+    @cached_property
+    def keyframes(self) -> GivenKeyframes:
+        assert self.generator is not None, "mode replace takes a generator"
+        return GivenKeyframes(self.settings, CachedGenerator(self.generator))
 
 
 def small_keyframe(
@@ -137,14 +143,3 @@ def blurred(picture: Picture, shrink: int) -> Picture:
     small = scaled(picture, *(max(2, side // shrink // 2 * 2) for side in (picture.width, picture.height)))
     y, u, v = scaled(small, picture.width, picture.height).planes
     return replace(picture, y=y, u=u, v=v)
-
-
-def grey(picture: Picture) -> Picture:
-    """One grey in a picture's place."""
-    y, u, v = (np.full(plane.shape, 128, np.uint8) for plane in picture.planes)
-    return replace(picture, y=y, u=u, v=v)
-
-
-def still_quantiser(still: Still) -> int:
-    """base_q_idx of a still.  Raises BitstreamError."""
-    return still_header(still).base_q_idx

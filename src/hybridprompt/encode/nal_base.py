@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Final
 
 from hybridprompt.bitstream.nal import (
@@ -20,14 +20,14 @@ from hybridprompt.bitstream.nal import (
     reframe,
     split_nal_units,
 )
-from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, Variant
-from hybridprompt.encode.cached_generator import CachedGenerator
-from hybridprompt.encode.given_keyframe import GivenKeyframes, grey, small_keyframe, still_quantiser
+from hybridprompt.decode.carriage import NAL_CODECS
+from hybridprompt.decode.still import still_header
+from hybridprompt.encode.base import BaseGop, GivenKeyframe, Variant
+from hybridprompt.encode.given_keyframe import GivenKeyframeEncoder, small_keyframe
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.nal_gop import NalGop
 from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
 from hybridprompt.errors import CodecError
-from hybridprompt.generator.base import Generator
 from hybridprompt.prompt.carriage_nal import attach, extract
 from hybridprompt.prompt.sections import GateMap, build_prompt
 from hybridprompt.prompt.syntax import encode_prompt
@@ -39,7 +39,7 @@ from hybridprompt.video.nal_encoder import (
     NalSettings,
     encode_nal_gop,
 )
-from hybridprompt.video.picture import Picture
+from hybridprompt.video.picture import Picture, grey
 
 ENCODERS: Final[dict[NalCodec, NalEncoderName]] = {NalCodec.H264: "x264", NalCodec.H265: "x265"}
 
@@ -52,7 +52,7 @@ _CRF_AT_COARSE_ANALYSIS: Final = {NalCodec.H264: 34.0, NalCodec.H265: 35.0}
 _WORTH_OF_BYTES: Final = 1.2
 """See base.WORTH_OF_BYTES; at the rates this is made for, x264 and x265 are nearer to falling apart."""
 
-_FFMPEG_NAMES: Final = {NalCodec.H264: "h264", NalCodec.H265: "hevc"}
+_FFMPEG_NAMES: Final = {codec: name for name, codec in NAL_CODECS.items()}
 _LENGTH_SIZE: Final = 4
 _STUB_CRF: Final = 66.0
 _FINEST_TOLD, _COARSEST_TOLD = 60, 225
@@ -78,14 +78,13 @@ def svt_crf(crf: float, codec: NalCodec) -> float:
 
 
 @dataclass
-class NalBaseEncoder(BaseEncoder):
-    """See BaseEncoder.  codec: H.264 or H.265.  generator: the one that prompts name.
+class NalBaseEncoder(GivenKeyframeEncoder):
+    """See GivenKeyframeEncoder; of mode `enhance`, too.  codec: H.264 or H.265.
 
     Raises ConfigError for a source of a size that cannot be coded.
     """
 
     codec: NalCodec = NalCodec.H265
-    generator: Generator | None = None
     worth_of_bytes: float = _WORTH_OF_BYTES
     parameter_sets: bytes | None = None
     """In Annex B, once something has been encoded; the same for all GOPs."""
@@ -108,9 +107,9 @@ class NalBaseEncoder(BaseEncoder):
         """See BaseEncoder.encode."""
         if not isinstance(variant, GivenKeyframe):
             return BaseGop(pictures, self._packets(pictures, crf), crf, variant)
-        still, given = self._keyframes.make(pictures[0], crf, variant)
+        still, given = self.keyframes.make(pictures[0], crf, variant)
         packets = self._packets([given, *pictures[1:]], crf, given_first=True)
-        stub = attach(self._stand_in(pictures[0]), self._keyframes.showing(still, given), codec=self.codec)
+        stub = attach(self._stand_in(pictures[0]), self.keyframes.showing(still, given), codec=self.codec)
         packets[0] = replace(packets[0], data=stub)
         return BaseGop(pictures, packets, crf, variant, still)
 
@@ -118,7 +117,7 @@ class NalBaseEncoder(BaseEncoder):
         """See BaseEncoder.best."""
         if self.settings.mode == "enhance":
             return self.encode(pictures, crf, 1.0)
-        return self._keyframes.best(lambda variant: self.encode(pictures, crf, variant), self.cheapest)
+        return super().best(pictures, crf)
 
     def gop(self, base: BaseGop) -> Gop:
         """See BaseEncoder.gop."""
@@ -151,11 +150,6 @@ class NalBaseEncoder(BaseEncoder):
         gate = GateMap.uniform(*size, index=0)
         prompt = build_prompt(self.generator.identity, *size, _COARSEST_TOLD, gate)
         return attach(packet, encode_prompt(prompt), codec=self.codec)
-
-    @cached_property
-    def _keyframes(self) -> GivenKeyframes:
-        assert self.generator is not None, "mode replace takes a generator"
-        return GivenKeyframes(self.settings, CachedGenerator(self.generator))
 
     def _stand_in(self, source: Picture) -> bytes:
         """A keyframe's packet for clients that see no more of it: grey, or as good as its bytes allow."""
@@ -198,6 +192,6 @@ class NalBaseEncoder(BaseEncoder):
 
     def _quantiser(self, base: BaseGop) -> int:
         if base.still is not None:
-            return still_quantiser(base.still)
+            return still_header(base.still).base_q_idx
         # The generator knows AV1's quantisers only; it is told that of a picture of the same CRF.
         return round(min(max(4 * (base.crf - 24), _FINEST_TOLD), _COARSEST_TOLD))

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybridprompt.bitstream.nal import NalCodec
+from hybridprompt.decode.still import still_header
 from hybridprompt.encode.av1_replace import Av1ReplaceEncoder
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, at_equal_bytes, held
 from hybridprompt.encode.buffer import RateBuffer
 from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
-from hybridprompt.encode.given_keyframe import still_quantiser
 from hybridprompt.encode.gop import Gop, can_name
 from hybridprompt.encode.judge import Judge, LpipsJudge, make_judge
 from hybridprompt.encode.nal_base import NalBaseEncoder, svt_crf
@@ -347,7 +347,9 @@ def _closed(base: BaseGop, decision: GopDecision) -> GivenKeyframe | None:
     if key is None or base.still is None or not isinstance(base.variant, GivenKeyframe):
         return None
     gate = parse_sections(decode_prompt(key.prompt_bytes)).gate
-    return replace(base.variant, gate=gate, quantiser_offset=key.quantiser - still_quantiser(base.still))
+    return replace(
+        base.variant, gate=gate, quantiser_offset=key.quantiser - still_header(base.still).base_q_idx
+    )
 
 
 def _serves_better(result: GopResult, other: GopResult, worth: float) -> bool:

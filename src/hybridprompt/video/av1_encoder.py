@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from threading import Event
-from typing import Final
+from typing import Final, Protocol
 
 import av
 from av.video.codeccontext import VideoCodecContext
@@ -65,6 +65,17 @@ class PictureLambdas:
     def __post_init__(self) -> None:
         for name, factor in vars(self).items():
             _check_range(f"Lagrange multiplier's factor ({name})", factor, _LAMBDA_RANGE)
+
+
+class CodedPictures(Protocol):
+    """What settings of an encoder say of the pictures it takes: their size, and the unit of their pts."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def time_base(self) -> Fraction: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +276,7 @@ def _open(settings: Av1Settings, keyint: int) -> VideoCodecContext:
     return context
 
 
-def checked_pts(picture: Picture, settings: Av1Settings, number: int, previous: int | None) -> int:
+def checked_pts(picture: Picture, settings: CodedPictures, number: int, previous: int | None = None) -> int:
     """Return the pts of the number-th picture; raise CodecError unless its size and times fit."""
     if (picture.width, picture.height) != (settings.width, settings.height):
         raise CodecError(

@@ -29,7 +29,7 @@ from hybridprompt.video.av1_encoder import (
     encode_gop,
     sequence_header,
 )
-from hybridprompt.video.picture import Picture
+from hybridprompt.video.picture import Picture, grey
 
 # Faster presets write lossless switch frames that no decoder takes.
 MAX_PRESET: Final = 10
@@ -37,7 +37,6 @@ MAX_PRESET: Final = 10
 _SWITCHES: Final = (("sframe-mode", "3"), ("sframe-posi", "1,2"), ("sframe-qp-offset", "-63,0"))
 _LOSSLESS_ORDER_HINT: Final = 1
 _FRAME_OBU_WITH_SIZE: Final = 6 << 3 | 2
-_GREY: Final = 128
 # At fast presets some chroma samples at the edges of sizes like 97x65 are up to 3 levels off.
 _MAX_COPY_ERROR: Final = 1.0
 
@@ -75,7 +74,7 @@ def encode_given_keyframe(
     given = sequence[0]
     assert given.pts is not None
     with_switches = replace(settings, extra=settings.extra + _SWITCHES)
-    stub = stub or make_stub(_grey(given), settings)
+    stub = stub or make_stub(grey(given), settings)
     if len(sequence) == 1:
         return [stub]
     twice = [replace(given, pts=given.pts - 1), *sequence]
@@ -98,11 +97,6 @@ def make_stub(picture: Picture, settings: Av1Settings) -> CodedPacket:
     extra = (*settings.extra, *_SWITCHES, ("scm", "0"))
     (packet,) = encode_gop([picture], replace(settings, extra=extra))
     return replace(packet, data=_with_order_hint(packet.data, _LOSSLESS_ORDER_HINT))
-
-
-def _grey(like: Picture) -> Picture:
-    y, u, v = (np.full_like(plane, _GREY) for plane in like.planes)
-    return replace(like, y=y, u=u, v=v)
 
 
 def _with_order_hint(keyframe: bytes, order_hint: int) -> bytes:

@@ -28,7 +28,7 @@ import av.filter
 from av.video.codeccontext import VideoCodecContext
 
 from hybridprompt.errors import CodecError, ConfigError
-from hybridprompt.video.av1_encoder import CodedPacket
+from hybridprompt.video.av1_encoder import CodedPacket, checked_pts
 from hybridprompt.video.files import FFMPEG_FAILURES, reason
 from hybridprompt.video.picture import ColorInfo, Picture
 from hybridprompt.video.scheduling import ordinary_priority
@@ -94,7 +94,7 @@ def encode_nal_gop(
     Raises CodecError when a picture does not fit the settings, when pts do not increase, when the encoder
     fails, makes another keyframe, or is cancelled.
     """
-    times = [_checked_pts(picture, settings, number) for number, picture in enumerate(pictures)]
+    times = [checked_pts(picture, settings, number) for number, picture in enumerate(pictures)]
     if any(later <= earlier for earlier, later in pairwise(times)):
         raise CodecError("pts of the pictures of a GOP do not increase")
     usual = max(1, round(1 / (settings.frame_rate * settings.time_base)))
@@ -206,17 +206,3 @@ def _instructions() -> dict[str, str]:
     except OSError:
         has_avx512 = False
     return {"asm": "AVX2,FMA3,BMI2,LZCNT"} if has_avx512 else {}
-
-
-def _checked_pts(picture: Picture, settings: NalSettings, number: int) -> int:
-    if (picture.width, picture.height) != (settings.width, settings.height):
-        raise CodecError(
-            f"picture {number} is {picture.width}x{picture.height}, "
-            f"expected {settings.width}x{settings.height}"
-        )
-    if picture.pts is None or picture.time_base != settings.time_base:
-        raise CodecError(
-            f"picture {number} has pts {picture.pts} in units of {picture.time_base} s, "
-            f"expected one in units of {settings.time_base} s"
-        )
-    return picture.pts

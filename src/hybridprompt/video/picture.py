@@ -1,6 +1,6 @@
 """Pictures as 8-bit 4:2:0 planes, and their way from and to PyAV frames."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Final
 
@@ -26,6 +26,7 @@ _NATIVE_FORMATS: Final = frozenset({"yuv420p", "yuvj420p"})
 _AVCOL_RANGE_MPEG: Final = 1
 _AVCOL_RANGE_JPEG: Final = 2
 _SD_HEIGHT_LIMIT: Final = 576
+_GREY: Final = 128
 _SWS_BY_MATRIX: Final = {
     BT709: Colorspace.ITU709,
     4: Colorspace.FCC,
@@ -154,6 +155,12 @@ class Picture:
             threads=1,
         )
         return np.asarray(rgb.to_ndarray(), np.uint8)
+
+
+def grey(like: Picture) -> Picture:
+    """Return a picture of one grey, with the size, time and colors of another."""
+    y, u, v = (np.full(plane.shape, _GREY, np.uint8) for plane in like.planes)
+    return replace(like, y=y, u=u, v=v)
 
 
 def chroma_shape(width: int, height: int) -> tuple[int, int]:
