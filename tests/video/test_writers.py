@@ -3,6 +3,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 from subprocess import PIPE, Popen
+from typing import Any
 
 import av
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from video_media import RATE, pictures, psnr
 
 from hybridprompt.errors import MediaError
+from hybridprompt.video.files import PartialFile
 from hybridprompt.video.picture import ColorInfo
 from hybridprompt.video.source import VideoSource
 from hybridprompt.video.writers import PictureWriter, PngDirWriter, VideoWriter, Y4mWriter
@@ -148,3 +150,42 @@ def test_standard_output_and_broken_pipe() -> None:
         message = process.stderr.read()
     assert process.returncode == 3
     assert message == b"standard output: the program that read it has ended"
+
+
+@pytest.mark.parametrize("call", ["open", "replace"])
+def test_a_signal_at_any_moment_leaves_no_png(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A signal's exception comes after the system call, before its result is kept."""
+    real = getattr(os, call)
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        result = real(*arguments, **options)
+        monkeypatch.undo()
+        if call == "open":
+            os.close(result)
+        raise SystemExit(143)
+
+    writer = PngDirWriter(tmp_path / "png")
+    picture = pictures(1)[0]
+    writer.write(picture)
+    monkeypatch.setattr(os, call, interrupted)
+    with pytest.raises(SystemExit):
+        writer.write(picture)
+    writer.abort()
+    assert list((tmp_path / "png").iterdir()) == []
+
+
+def test_undoing_spares_the_file_that_was_there_before(tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    target.write_text("old")
+    given_up = PartialFile(target, overwrite=True)
+    given_up.discard()
+    given_up.undo()
+    assert target.read_text() == "old"
+    file = PartialFile(target, overwrite=True)
+    file.path.write_text("new")
+    file.commit()
+    assert target.read_text() == "new"
+    file.undo()
+    assert os.listdir(tmp_path) == []

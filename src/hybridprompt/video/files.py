@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import weakref
 from pathlib import Path
 
 import av
@@ -56,24 +57,28 @@ class PartialFile:
     """A file written under a temporary name beside its target, `.name.partial-XXXXXXXX`.
 
     `commit` gives it its name in one step, `discard` removes it; neither leaves half a file behind.
+    A file that is forgotten, by a signal at any moment say, is removed with this object or at the program's end.
     Raises MediaError when the target exists (unless overwrite) or its directory cannot be written.
     """
 
     def __init__(self, target: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self.target = Path(target)
         self._overwrite = overwrite
-        self._done = False
+        self._given_up = False
         self._check_target()
         self.path = self.target.with_name(f".{self.target.name}.partial-{secrets.token_hex(4)}")
+        # Registered before the file is made: a signal may arrive at once after that.
+        self._removal = weakref.finalize(self, self.path.unlink, missing_ok=True)
         try:
             # Reserves the name and shows at once whether the directory can be written.
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except OSError as error:
+            self._removal.detach()
             raise MediaError(f"{self.target}: cannot be written ({reason(error)})") from error
 
     def commit(self) -> None:
         """Rename the file to its target. Raises MediaError (and removes it) when that fails."""
-        if self._done:
+        if not self._removal.alive:
             return
         try:
             self._check_target()
@@ -83,13 +88,19 @@ class PartialFile:
             if isinstance(error, MediaError):
                 raise
             raise MediaError(f"{self.target}: cannot be written ({reason(error)})") from error
-        self._done = True
+        self._removal.detach()
 
     def discard(self) -> None:
         """Remove the file; does nothing after `commit`."""
-        if not self._done:
-            self._done = True
-            self.path.unlink(missing_ok=True)
+        if self._removal.alive:
+            self._given_up = self.path.exists()
+            self._removal()
+
+    def undo(self) -> None:
+        """Remove the file, also after `commit`, or when a signal came in the middle of that."""
+        self.discard()
+        if not self._given_up:
+            self.target.unlink(missing_ok=True)
 
     def _check_target(self) -> None:
         if self.target.is_dir():

@@ -233,7 +233,7 @@ class PngDirWriter(_AbortOnExit):
     def __init__(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self.directory = Path(directory)
         self._overwrite = overwrite
-        self._written: list[Path] = []
+        self._files: list[PartialFile] = []
         self._committed = False
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -244,25 +244,25 @@ class PngDirWriter(_AbortOnExit):
             raise MediaError(f"{taken}: exists already, and overwriting was not asked for")
 
     def write(self, picture: Picture) -> None:
-        path = self.directory / f"frame_{len(self._written) + 1:06d}.png"
-        partial = PartialFile(path, overwrite=self._overwrite)
+        path = self.directory / f"frame_{len(self._files) + 1:06d}.png"
+        file = PartialFile(path, overwrite=self._overwrite)
+        self._files.append(file)
         try:
-            partial.path.write_bytes(encode_png(picture))
-            partial.commit()
+            file.path.write_bytes(encode_png(picture))
+            file.commit()
         except FFMPEG_FAILURES as error:
             raise MediaError(f"{path}: cannot be written ({reason(error)})") from error
         finally:
-            partial.discard()
-        self._written.append(path)
+            file.discard()
 
     def commit(self) -> None:
         self._committed = True
 
     def abort(self) -> None:
         if not self._committed:
-            for path in self._written:
-                path.unlink(missing_ok=True)
-            self._written.clear()
+            for file in self._files:
+                file.undo()
+            self._files.clear()
 
 
 def encode_png(picture: Picture) -> bytes:
