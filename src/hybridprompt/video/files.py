@@ -57,7 +57,7 @@ class PartialFile:
     """A file written under a temporary name beside its target, `.name.partial-XXXXXXXX`.
 
     `commit` gives it its name in one step, `discard` removes it; neither leaves half a file behind.
-    A file that is forgotten, by a signal at any moment say, is removed with this object or at the program's end.
+    A file that is forgotten, say by a signal at any moment, goes with its object or when the program ends.
     Raises MediaError when the target exists (unless overwrite) or its directory cannot be written.
     """
 
