@@ -1,5 +1,6 @@
 """Base encodes whose keyframe is given or x264's and x265's own: what the encoder knows, the client has."""
 
+import math
 from dataclasses import replace
 from fractions import Fraction
 from threading import Event
@@ -22,6 +23,7 @@ from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.nal_base import NalBaseEncoder, nal_crf, svt_crf
 from hybridprompt.encode.nal_gop import NalGop
 from hybridprompt.encode.pipeline import _closed, make_base_encoder
+from hybridprompt.encode.rate_control import relative_log_bytes
 from hybridprompt.encode.settings import EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
 from hybridprompt.errors import CodecError, ConfigError
@@ -320,20 +322,32 @@ def test_stills_are_kept_of_the_two_gops_under_way(monkeypatch) -> None:
     assert coded == [0, 24, 48, 0]
 
 
-def test_of_several_stills_the_best_at_equal_bytes_is_kept(monkeypatch) -> None:
+# Thousands of bytes at CRF 62, log of the distance at 100 of them, by how much that falls as log bytes rise.
+CURVES = {
+    "flat": {0.0: (100.0, -1.0, 0.9), 8.0: (60.0, -0.9, 0.4), -5.0: (120.0, -0.98, 0.9)},
+    "steep": {0.0: (100.0, -1.0, 0.9), 8.0: (60.0, -1.1, 1.6), -5.0: (120.0, -0.98, 0.9)},
+    "large": {0.0: (100.0, -1.0, 0.9), 8.0: (60.0, -0.9, 1.0), -5.0: (180.0, -1.05, 2.0)},
+}
+
+
+@pytest.mark.parametrize(("curves", "best"), [("flat", 0.0), ("steep", 8.0), ("large", -5.0)])
+def test_of_several_stills_the_best_at_equal_bytes_is_kept(monkeypatch, curves: str, best: float) -> None:
     encoder = base_encoder("h265", preset="medium")
-    offsets = encoder.settings.effort.still_offsets
-    assert len(offsets) > 1
-    tried = []
+    assert encoder.settings.effort.still_offsets == (0.0, 8.0, -5.0)
 
     def made(pictures: list[Picture], crf: float, variant: GivenKeyframe) -> BaseGop:
-        tried.append(variant)
-        return BaseGop(pictures, [], crf, variant)
+        kilobytes = CURVES[curves][variant.still_offset][0]
+        size = 1000 * kilobytes * math.exp(1.3 * (relative_log_bytes(crf) - relative_log_bytes(62.0)))
+        return BaseGop(pictures, [CodedPacket(bytes(round(size)), 0, 0, 1, True)], crf, variant)
+
+    def distance(self: object, base: BaseGop) -> float:
+        _, level, worth = CURVES[curves][base.variant.still_offset]
+        return math.exp(level - worth * math.log(base.size_bytes / 100_000))
 
     monkeypatch.setattr(encoder, "encode", made)
-    monkeypatch.setattr(NalBaseEncoder, "_cost", lambda self, base: base.variant.still_offset)
-    assert encoder.best(scene(1), 50.0).variant == GivenKeyframe(min(offsets))
-    assert tried == [GivenKeyframe(offset) for offset in offsets]
+    monkeypatch.setattr(NalBaseEncoder, "distance", distance)
+    kept = encoder.best(scene(1), 62.0)
+    assert (kept.crf, kept.variant) == (62.0, GivenKeyframe(best))
 
 
 # -------------------------------------------------------------------------------------- stand-in keyframes

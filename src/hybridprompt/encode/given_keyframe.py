@@ -4,10 +4,17 @@ Note [Open and closed loop]: *closed loop*, the other pictures are coded against
 the encoder sees what it predicts from, and spends bits to take away detail that is wrong.  *Open loop*, they
 are coded against the still as it is, and generation happens behind the encoder's back: its detail rides along
 where nothing is coded.
+
+Note [Stills at equal bytes]: with stills of several sizes a GOP takes unlike bytes at one CRF, and what those
+would change elsewhere in it differs between GOPs, and between stills of one GOP, by a factor of three: enough
+to make the one still right or the other.  So with each still but the usual one the GOP is encoded once more,
+at a CRF where it takes about as many bytes as with the usual one.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +23,7 @@ from typing import Final
 from hybridprompt.decode.still import DecodedStill
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe
 from hybridprompt.encode.cached_generator import CachedGenerator
+from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
 from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
 from hybridprompt.generator.base import Generator
@@ -35,12 +43,19 @@ STILL_CRF_OFFSET = -16.0
 """Of a still's CRF from its GOP's.  All else is predicted from it: a third of the bytes is well spent."""
 
 
+_LEAST_CHANGE: Final = 0.03
+"""In log bytes; two encodes of a GOP that are nearer tell nothing."""
+
+_WORTHS: Final = (0.2, 3.0)
+
 _NEARLY_COARSEST: Final = 68.0
 _STEEPER: Final = 3.0
 """Beyond that CRF the other pictures' bytes hardly fall any more; a still's, by this many CRF for one, do."""
 
 _LEGACY_CRFS: Final = tuple(float(crf) for crf in range(8, 71, 2))
 _SHRINKS: Final = (1, 2, 4, 8, 16)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,8 +118,31 @@ class GivenKeyframeEncoder(BaseEncoder):
 
     def best(self, pictures: list[Picture], crf: float) -> BaseGop:
         """Encode a GOP with stills of all the sizes that the preset tries; return what serves it best."""
-        offsets = self.settings.effort.still_offsets
-        return self.cheapest([self.encode(pictures, crf, GivenKeyframe(offset)) for offset in offsets])
+        first, *others = (
+            self.encode(pictures, crf, GivenKeyframe(offset)) for offset in self.settings.effort.still_offsets
+        )
+        if not others:
+            return first
+        costs = [math.log(max(self.distance(first), 1e-9))]
+        costs += [self._log_distance_at(first.size_bytes, other) for other in others]
+        for base, cost in zip((first, *others), costs, strict=True):
+            logger.debug("CRF %g, %s: %d bytes, %.4f", crf, base.variant, base.size_bytes, math.exp(cost))
+        return (first, *others)[costs.index(min(costs))]
+
+    def _log_distance_at(self, size_bytes: int, base: BaseGop) -> float:
+        """Log of the distance that a GOP would have with so many bytes: see Note [Stills at equal bytes]."""
+        known = math.log(max(self.distance(base), 1e-9))
+        missing = math.log(size_bytes / base.size_bytes)
+        wanted = crf_at(relative_log_bytes(base.crf) + missing)
+        if wanted == base.crf:
+            return known - self.worth_of_bytes * missing
+        other = self.encode(base.pictures, wanted, base.variant)
+        change = math.log(other.size_bytes / base.size_bytes)
+        worth = self.worth_of_bytes
+        if abs(change) > _LEAST_CHANGE:
+            measured = (known - math.log(max(self.distance(other), 1e-9))) / change
+            worth = min(max(measured, _WORTHS[0]), _WORTHS[1])
+        return known - worth * missing
 
     @cached_property
     def keyframes(self) -> GivenKeyframes:
