@@ -118,16 +118,19 @@ class GivenKeyframeEncoder(BaseEncoder):
 
     def best(self, pictures: list[Picture], crf: float) -> BaseGop:
         """Encode a GOP with stills of all the sizes that the preset tries; return what serves it best."""
-        first, *others = (
-            self.encode(pictures, crf, GivenKeyframe(offset)) for offset in self.settings.effort.still_offsets
-        )
+        usual, *others = self.settings.effort.still_offsets
+        first = self.encode(pictures, crf, GivenKeyframe(usual))
         if not others:
             return first
-        costs = [math.log(max(self.distance(first), 1e-9))]
-        costs += [self._log_distance_at(first.size_bytes, other) for other in others]
-        for base, cost in zip((first, *others), costs, strict=True):
-            logger.debug("CRF %g, %s: %d bytes, %.4f", crf, base.variant, base.size_bytes, math.exp(cost))
-        return (first, *others)[costs.index(min(costs))]
+        known = math.log(max(self.distance(first), 1e-9))
+        for offset in others:
+            other = self.encode(pictures, crf, GivenKeyframe(offset))
+            change = self._log_distance_at(first.size_bytes, other) - known
+            logger.debug("CRF %g, still %+g: %+.1f %% at equal bytes", crf, offset, 100 * math.expm1(change))
+            if change < 0:
+                # Where smaller stills win, larger ones would lose.
+                return other
+        return first
 
     def _log_distance_at(self, size_bytes: int, base: BaseGop) -> float:
         """Log of the distance that a GOP would have with so many bytes: see Note [Stills at equal bytes]."""

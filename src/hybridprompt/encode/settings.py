@@ -56,8 +56,8 @@ class Preset:
     are fitted, where torch and the metric weights are at hand; without them, or where it is None, they are
     searched for.  key_lambda_factors: of the keyframe's Lagrange multiplier; of several, each GOP gets what
     serves it best.  nal_preset: x264's and x265's own preset.  still_offsets: of the CRF of mode replace's
-    stills, from the usual one; of several, each GOP gets what serves it best.  alternations: how often a GOP
-    of mode replace is encoded anew against what its prompt generates.
+    stills, from the usual one; of several, a GOP gets the first that serves it better than the first of all.
+    alternations: how often a GOP of mode replace is encoded anew against what its prompt generates.
     """
 
     svt_preset: int
