@@ -15,7 +15,7 @@ from hybridprompt.bitstream.nal import NalCodec, nal_type, split_nal_units
 from hybridprompt.bitstream.obu import HeaderTracker
 from hybridprompt.decode.still import decode_still
 from hybridprompt.decode.warnings import DecodeWarning
-from hybridprompt.encode import av1_replace, given_keyframe, nal_base
+from hybridprompt.encode import given_keyframe, nal_base
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, held
 from hybridprompt.encode.gate import AnchorDecision, GopDecision
 from hybridprompt.encode.given_keyframe import GivenKeyframes, blurred, small_keyframe
@@ -408,8 +408,7 @@ def test_the_size_of_a_stand_in_is_searched_for() -> None:
 def test_where_no_stand_in_is_small_enough_there_is_grey(codec: str, monkeypatch) -> None:
     clip = scene(2)
     grey_stub = base_encoder(codec).encode(clip, 50.0, GivenKeyframe(0.0))
-    for module in (av1_replace, nal_base):
-        monkeypatch.setattr(module, "small_keyframe", lambda *args: None)
+    monkeypatch.setattr(given_keyframe, "small_keyframe", lambda *args: None)
     instead = base_encoder(codec, legacy_keyframe_bytes=200).encode(clip, 50.0, GivenKeyframe(0.0))
     assert instead.packets == grey_stub.packets
 
@@ -426,32 +425,27 @@ def test_blurred_and_grey_pictures_keep_their_size(size: tuple[int, int]) -> Non
     assert all((plane == 128).all() for plane in grey(picture).planes)
 
 
-@pytest.mark.parametrize("codec", NAL_CODECS)
-def test_a_stand_in_is_that_of_its_own_picture_whoever_encodes_beside(codec: str, monkeypatch) -> None:
+@pytest.mark.parametrize("codec", ["av1", *NAL_CODECS])
+def test_stand_ins_are_made_once_for_each_of_the_two_gops_under_way(codec: str, monkeypatch) -> None:
     """Prompts of one GOP are decided, with encodes of it, while the next is encoded."""
+    made: list[int | None] = []
+
+    def noting(picture: Picture, size_bytes: int, code: Any) -> bytes:
+        made.append(picture.pts)
+        return small_keyframe(picture, size_bytes, code) or b""
+
+    monkeypatch.setattr(given_keyframe, "small_keyframe", noting)
+    clips = [scene(2, seed=seed, first=50 * seed) for seed in (1, 2)]
     encoder = base_encoder(codec, legacy_keyframe_bytes=3000)
-    one, other = scene(1, first=0)[0], scene(1, seed=2, first=50)[0]
-    expected = encoder._stand_in(other)
-    real = nal_base.small_keyframe
 
-    def interrupted(picture: Picture, size_bytes: int, code: Any) -> bytes:
-        made = real(picture, size_bytes, code)
-        encoder._interruptions = [other]
-        return made
+    def stub(clip: list[Picture], crf: float) -> bytes:
+        return _bare(encoder.encode(clip, crf, GivenKeyframe(0.0)).packets[0].data, codec)
 
-    class Interrupting(NalBaseEncoder):
-        """Lets another keyframe's stand-in come in between whenever one is stored."""
-
-        def __setattr__(self, name: str, value: object) -> None:
-            super().__setattr__(name, value)
-            if name == "_stub" and self.__dict__.pop("_interruptions", None):
-                self._stand_in(other)
-
-    monkeypatch.setattr(nal_base, "small_keyframe", interrupted)
-    encoder.__class__ = Interrupting
-    found = encoder._stand_in(one)
-    assert found != expected
-    assert encoder._stand_in(other) == expected
+    stubs = [stub(clip, crf) for crf in (50.0, 55.0) for clip in clips]
+    assert made == [50, 100]
+    assert stubs[:2] == stubs[2:]
+    assert stubs[0] != stubs[1]
+    assert 1000 < len(stubs[0]) <= 3000
 
 
 # ------------------------------------------------------------------------------------- scales and refusals
