@@ -1,6 +1,6 @@
 """Whole encodes in the modes and codecs beside AV1 `enhance`, played by ordinary players and by ours."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +14,7 @@ from encode_media import TICK, LumaJudge, Oracle, audio_packets, scene, scenes, 
 import hybridprompt
 from hybridprompt.decode.carriage import PacketCarriage
 from hybridprompt.decode.video_file import DecodedPicture
-from hybridprompt.encode import nal_base, pipeline
+from hybridprompt.encode import given_keyframe, nal_base, pipeline
 from hybridprompt.encode.base import GivenKeyframe
 from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
 from hybridprompt.encode.judge import LpipsJudge
@@ -495,6 +495,27 @@ def test_the_least_legacy_keyframe(codec: str, source: Path, pictures: list[Pict
     carriage = PacketCarriage.of(reader.codec, reader.extradata)
     assert all(len(carriage.detach(p.data)) <= 200 for p in reader if p.is_keyframe)
     assert len(play_plainly(tmp_path / "out.mp4")) == COUNT
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_summary_tells_where_no_legacy_keyframe_fits(
+    codec: str, three_scenes: tuple[Path, list[Picture]], tmp_path: Path, monkeypatch
+) -> None:
+    path, clip = three_scenes
+    real = given_keyframe.small_keyframe
+
+    def fitting(picture: Picture, size_bytes: int, code: Callable[[Picture, float], bytes]) -> bytes | None:
+        return real(picture, size_bytes, code) if picture.pts == 0 else None
+
+    monkeypatch.setattr(given_keyframe, "small_keyframe", fitting)
+    # A rate, for which GOPs are encoded more than once.
+    rate = {"crf": None, "bitrate_kbps": 100.0, "gop_seconds": 4.0}
+    chosen = settings(codec, "replace", legacy_keyframe_bytes=600, **rate)
+    summary = encode_file(path, tmp_path / "out.mp4", chosen, generator=Oracle(clip))
+    about = [note for note in summary.notes if "keyframe" in note]
+    assert about == ["no keyframe fits in 600 bytes: 2 of 3 GOPs show grey to players without prompts"]
+    shown = play_plainly(tmp_path / "out.mp4")
+    assert [np.abs(shown[k][1].astype(int) - 128).max() <= 2 for k in (0, 40, 70)] == [False, True, True]
 
 
 def test_settings_of_modes_are_checked() -> None:

@@ -145,6 +145,10 @@ class BaseEncoder:
         """The first keyframe's packet of a file with prompts, so that players see that there are any."""
         return packet
 
+    def note(self, gops: int) -> str | None:
+        """What a user should know about the keyframes of a file of some GOPs, all of which were encoded."""
+        return None
+
     def distance(self, base: BaseGop) -> float:
         """The judge's distance of the base from its source, mean of the preset's sample frames."""
         frames = sample_frames(len(base.pictures), self.settings.effort.sample_frames)

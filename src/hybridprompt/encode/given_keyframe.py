@@ -114,6 +114,8 @@ class GivenKeyframeEncoder(BaseEncoder):
 
     generator: Generator | None = None
     _legacy: LastTwo[int | None, bytes | None] = field(default_factory=LastTwo, repr=False)
+    _without_legacy: set[int | None] = field(default_factory=set, repr=False)
+    """First pts of the GOPs for which none fits."""
 
     def best(self, pictures: list[Picture], crf: float) -> BaseGop:
         """Encode a GOP with stills of all the sizes that the preset tries; return what serves it best."""
@@ -156,7 +158,19 @@ class GivenKeyframeEncoder(BaseEncoder):
         size_bytes = self.settings.legacy_keyframe_bytes
         if size_bytes is None:
             return None
-        return self._legacy.get(source.pts, lambda: small_keyframe(source, size_bytes, code))
+        made = self._legacy.get(source.pts, lambda: small_keyframe(source, size_bytes, code))
+        if made is None:
+            self._without_legacy.add(source.pts)
+        return made
+
+    def note(self, gops: int) -> str | None:
+        """See BaseEncoder.note."""
+        if not self._without_legacy:
+            return None
+        return (
+            f"no keyframe fits in {self.settings.legacy_keyframe_bytes} bytes: "
+            f"{len(self._without_legacy)} of {gops} GOPs show grey to players without prompts"
+        )
 
 
 def small_keyframe(

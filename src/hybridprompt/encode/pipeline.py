@@ -408,7 +408,8 @@ def encode_file(
         if not encoder.results:
             raise MediaError(f"{input_path}: holds no picture that can be decoded")
         encoder.correct(target, spool)
-        notes += [note for note in (target.note(), encoder.buffer_note()) if note is not None]
+        of_keyframes = encoder.base.note(len(encoder.results))
+        notes += [note for note in (target.note(), encoder.buffer_note(), of_keyframes) if note is not None]
         frames = sum(spool.length(i) for i in encoder.results)
         encoder.meter.update("write", frames)
         duration_seconds = 0.0
