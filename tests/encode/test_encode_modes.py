@@ -187,6 +187,8 @@ def test_the_summary_is_what_the_file_holds(codec: str, mode: str, files: Files)
     data, keyframes, prompts = packets_of(path)
     assert summary.frames == len(data) == COUNT
     assert summary.gops == sum(keyframes) == 2
+    report = hybridprompt.inspect_file(path)
+    assert (summary.base_bytes, summary.prompt_bytes) == (report.base_bytes, report.prompt_bytes)
     assert summary.base_bytes + summary.prompt_bytes == sum(map(len, data))
     assert summary.duration_seconds == pytest.approx(COUNT / 30, abs=2e-3)
     carried = {i for i, prompt in enumerate(prompts) if prompt is not None}
@@ -285,7 +287,12 @@ def test_stills_need_no_anchors(
     without_anchors_in(True, True, monkeypatch)
     out = tmp_path / "out.mp4"
     summary = encode_file(source, out, settings(codec, "replace"), generator=Oracle(pictures))
-    assert (summary.anchors, summary.prompt_bytes) == (0, 0)
+    report = hybridprompt.inspect_file(out)
+    assert (summary.anchors, summary.prompt_bytes) == (0, report.prompt_bytes)
+    assert summary.base_bytes == report.base_bytes
+    stills = [anchor.still.size_bytes for anchor in report.anchors if anchor.still is not None]
+    assert len(stills) == 2
+    assert sum(stills) < summary.prompt_bytes < sum(stills) + 2 * 100
     shown, base = play(out, pictures), play(out, pictures, base=True)
     assert all(np.array_equal(a.y, b.y) for a, b in zip(shown, base, strict=True))
     assert max(distance(p.y, picture) for p, picture in zip(shown, pictures, strict=True)) < 20

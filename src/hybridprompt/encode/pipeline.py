@@ -210,7 +210,9 @@ class _Encoder:
         decision = gate.decide()
         prompted = attach_prompts(gop, decision.anchors)
         prompt_bytes = sum(len(packet.data) for packet in prompted) - base.size_bytes
-        return GopResult(prompted, base.size_bytes, prompt_bytes, decision, base.crf, base.variant)
+        return GopResult(
+            prompted, base.size_bytes, prompt_bytes, decision, base.crf, base.variant, gop.still_bytes
+        )
 
     def encode_all(self, target: Target, spool: PacketSpool) -> None:
         """Encode every GOP; while one's prompts are decided, the base of the next is encoded beside it."""
@@ -419,13 +421,14 @@ def encode_file(
             duration_seconds += float(packet.duration * source.time_base)
         writer.commit()
         results = [encoder.results[i] for i in sorted(encoder.results)]
+        still_bytes = sum(r.still_bytes for r in results)
         return EncodeSummary(
             frames=frames,
             duration_seconds=duration_seconds,
             gops=len(results),
             anchors=sum(len(r.decision.anchors) for r in results),
-            base_bytes=sum(r.base_bytes for r in results),
-            prompt_bytes=sum(r.prompt_bytes for r in results),
+            base_bytes=sum(r.base_bytes for r in results) - still_bytes,
+            prompt_bytes=sum(r.prompt_bytes for r in results) + still_bytes,
             target_kbps=settings.bitrate_kbps,
             crfs=tuple(encoder.base.told_crf(r.crf) for r in results),
             distances=mean_distances(
