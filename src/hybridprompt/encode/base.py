@@ -111,9 +111,10 @@ class BaseEncoder:
         packets = [without_delimiter(packet) for packet in coded]
         return BaseGop(pictures, packets, crf, variant)
 
-    def again(self, base: BaseGop, crf: float) -> BaseGop:
-        """Encode a GOP at another CRF."""
-        return self.encode(base.pictures, crf, held(base.variant, crf - base.crf))
+    def again(self, base: BaseGop, crf: float, *, hold_still: bool = True) -> BaseGop:
+        """Encode a GOP at another CRF.  hold_still: keep its still where the CRF changes but little."""
+        variant = held(base.variant, crf - base.crf) if hold_still else base.variant
+        return self.encode(base.pictures, crf, variant)
 
     def gop(self, base: BaseGop) -> Gop:
         """The GOP as trials decode it."""

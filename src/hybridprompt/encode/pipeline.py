@@ -265,7 +265,9 @@ class _Encoder:
         for _ in range(_BUFFER_REPEATS):
             if base.size_bytes <= room or base.crf >= STEERED_CRF_RANGE[1]:
                 break
-            base = self.base.again(base, coarser_crf(base.crf, _BUFFER_MARGIN * room / base.size_bytes))
+            crf = coarser_crf(base.crf, _BUFFER_MARGIN * room / base.size_bytes)
+            # A still that is held may be most of the bytes, and then nothing gets smaller.
+            base = self.base.again(base, crf, hold_still=False)
         self.buffer.record(index, base.size_bytes + prompt_bytes, seconds)
         return base
 
