@@ -14,9 +14,9 @@ from encode_media import TICK, LumaJudge, Oracle, audio_packets, scene, scenes, 
 import hybridprompt
 from hybridprompt.decode.carriage import PacketCarriage
 from hybridprompt.decode.video_file import DecodedPicture
-from hybridprompt.encode import given_keyframe, nal_base, pipeline
+from hybridprompt.encode import alternation, given_keyframe, nal_base, pipeline
 from hybridprompt.encode.base import GivenKeyframe
-from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
+from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate, attach_prompts
 from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.encode.pipeline import encode_file
 from hybridprompt.encode.progress import EncodeSummary
@@ -325,7 +325,7 @@ def test_a_gop_is_encoded_anew_against_what_its_prompt_generates(
         return real(self, clip, crf, variant)
 
     monkeypatch.setattr(pipeline.NalBaseEncoder, "encode", noting)
-    monkeypatch.setattr(pipeline, "_serves_better", lambda result, other, worth: True)
+    monkeypatch.setattr(alternation, "serves_better", lambda result, other, worth: True)
     monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], alternations=2, still_offsets=(0.0,)))
     out = tmp_path / "out.mp4"
     encode_file(source, out, settings("h265", "replace"), generator=Oracle(pictures))
@@ -337,7 +337,7 @@ def test_a_gop_is_encoded_anew_against_what_its_prompt_generates(
     assert distance(shown[0].y, pictures[0]) < 2.5
     # As soon as it does not serve better the allowance is not used up, nor the result.
     variants.clear()
-    monkeypatch.setattr(pipeline, "_serves_better", lambda result, other, worth: False)
+    monkeypatch.setattr(alternation, "serves_better", lambda result, other, worth: False)
     encode_file(source, tmp_path / "b.mp4", settings("h265", "replace"), generator=Oracle(pictures))
     assert len(variants) == 4
     monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], alternations=0))
@@ -350,7 +350,7 @@ def test_what_serves_better_is_nearer_at_equal_bytes() -> None:
         return GopResult((), base_bytes, prompt_bytes, GopDecision((), 1.0, distance), 50.0, 1.0)
 
     def better(result: GopResult, other: GopResult, worth: float = 1.0) -> bool:
-        return pipeline._serves_better(result, other, worth)
+        return alternation.serves_better(result, other, worth)
 
     assert better(result(0.1, 1000), result(0.11, 1000))
     assert better(result(0.1, 900), result(0.1, 1000))
@@ -371,7 +371,7 @@ def test_prompts_go_into_their_own_packets_whatever_the_order() -> None:
             return packet + prompt_bytes
 
     anchors = [AnchorDecision(2, 1, b"late", 1.0, 9), AnchorDecision(0, 0, b"first", 1.0, 9)]
-    attached = pipeline.attach_prompts(Joined(), anchors)  # type: ignore[arg-type]
+    attached = attach_prompts(Joined(), anchors)  # type: ignore[arg-type]
     assert [p.data for p in attached] == [b"\0first", b"\1", b"\2late"]
     assert [p.pts for p in attached] == [0, 2, 1]
 

@@ -16,13 +16,14 @@ from hybridprompt.bitstream.obu import HeaderTracker
 from hybridprompt.decode.still import decode_still
 from hybridprompt.decode.warnings import DecodeWarning
 from hybridprompt.encode import given_keyframe, nal_base
+from hybridprompt.encode.alternation import closed_variant
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, held
 from hybridprompt.encode.gate import AnchorDecision, GopDecision
 from hybridprompt.encode.given_keyframe import GivenKeyframes, blurred, small_keyframe
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.nal_base import NalBaseEncoder, nal_crf, svt_crf
 from hybridprompt.encode.nal_gop import NalGop
-from hybridprompt.encode.pipeline import _closed, make_base_encoder
+from hybridprompt.encode.pipeline import make_base_encoder
 from hybridprompt.encode.rate_control import relative_log_bytes
 from hybridprompt.encode.settings import EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
@@ -192,7 +193,7 @@ def test_closed_loop_is_what_the_decided_prompt_generates(
     quantiser = min(key.base_q_idx + quantiser_change, 255)
     prompt = build_prompt(generator.identity, *SIZE, quantiser, gate, open_loop.still)
     anchor = AnchorDecision(0, 0, encode_prompt(prompt), 1.0, quantiser)
-    variant = _closed(open_loop, GopDecision((anchor,), 1.0, 0.5))
+    variant = closed_variant(open_loop, GopDecision((anchor,), 1.0, 0.5))
     assert variant == GivenKeyframe(2.0, gate, quantiser - key.base_q_idx)
     from_svt.clear()
     closed = encoder.encode(clip, 55.0, variant)
@@ -230,11 +231,11 @@ def test_without_a_prompt_or_still_there_is_no_closed_loop() -> None:
     base = encoder.encode(scene(2), 55.0, GivenKeyframe(0.0))
     prompt = encode_prompt(build_prompt(FAKE.identity, *SIZE, 90, a_gate(), base.still))
     key, later = AnchorDecision(0, 0, prompt, 1.0, 90), AnchorDecision(1, 1, prompt, 1.0, 90)
-    assert _closed(base, GopDecision((), 1.0, 1.0)) is None
-    assert _closed(base, GopDecision((later,), 1.0, 0.5)) is None
-    assert _closed(replace(base, still=None), GopDecision((key,), 1.0, 0.5)) is None
-    assert _closed(replace(base, variant=1.0), GopDecision((key,), 1.0, 0.5)) is None
-    found = _closed(base, GopDecision((later, key), 1.0, 0.5))
+    assert closed_variant(base, GopDecision((), 1.0, 1.0)) is None
+    assert closed_variant(base, GopDecision((later,), 1.0, 0.5)) is None
+    assert closed_variant(replace(base, still=None), GopDecision((key,), 1.0, 0.5)) is None
+    assert closed_variant(replace(base, variant=1.0), GopDecision((key,), 1.0, 0.5)) is None
+    found = closed_variant(base, GopDecision((later, key), 1.0, 0.5))
     assert found is not None
     assert found.quantiser_offset == 90 - decode_still(base.still, *SIZE).base_q_idx
 
