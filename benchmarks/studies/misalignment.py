@@ -49,10 +49,10 @@ from rich.table import Table
 
 from hybridprompt.decode.still import still_header
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe
-from hybridprompt.encode.gate import GopGate
+from hybridprompt.encode.gate import GopGate, make_fitter
 from hybridprompt.encode.given_keyframe import STILL_CRF_OFFSET
 from hybridprompt.encode.judge import LpipsJudge
-from hybridprompt.encode.pipeline import make_base_encoder, make_fitter
+from hybridprompt.encode.pipeline import make_base_encoder
 from hybridprompt.encode.rate_control import STEERED_CRF_RANGE, crf_at, relative_log_bytes
 from hybridprompt.encode.settings import PRESETS, CodecName, EncodeSettings
 from hybridprompt.encode.trials import Choice, Trials

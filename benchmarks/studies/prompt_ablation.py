@@ -36,13 +36,12 @@ from rich.table import Table
 
 from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.encode.base import BaseEncoder
-from hybridprompt.encode.gate import GopGate
+from hybridprompt.encode.gate import GopGate, attach_prompts, make_fitter
 from hybridprompt.encode.gop import Gop, find_candidates
 from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.encode.operator.decode_operator import DecodeOperator, PlaneTensors
 from hybridprompt.encode.operator.decoders import Av1AnchorDecoder
 from hybridprompt.encode.operator.probe import probe
-from hybridprompt.encode.pipeline import attach_prompts, make_fitter
 from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
 from hybridprompt.encode.settings import PRESETS, EncodeSettings, FitSettings
 from hybridprompt.evaluate.colour import yuv420_to_rgb

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -26,55 +25,40 @@ from common import find_clips, percent
 from figures import FIGURES, save_csv
 
 from hybridprompt.decode.still import decode_still
-from hybridprompt.encode.base import without_delimiter
+from hybridprompt.encode.still_encoder import code_still
 from hybridprompt.evaluate.compare import picture_to_rgb
 from hybridprompt.evaluate.perceptual import Dists, Lpips
-from hybridprompt.prompt.sections import Still, StillCodec
-from hybridprompt.video.av1_encoder import Av1Settings, encode_gop
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
 
-TICK = Fraction(1, 30)
 CRFS = tuple(40 + quarter / 4 for quarter in range(64))
 BOOST = (("enable-variance-boost", "1"),)
 CURVE = (*BOOST, ("variance-boost-curve", "1"))
-OPTIONS: dict[str, tuple[str, tuple[tuple[str, str], ...], bool]] = {
-    "tune 0, above": ("0", (), True),
-    "tune 0, below": ("0", (), False),
-    "tune 1": ("1", (), True),
-    "tune 0, below, boost": ("0", BOOST, False),
-    "tune 0, above, boost": ("0", BOOST, True),
-    "tune 0, above, boost, curve": ("0", CURVE, True),
-    "tune 0, above, boost, curve, strength 3": ("0", (*CURVE, ("variance-boost-strength", "3")), True),
+OPTIONS: dict[str, tuple[int, tuple[tuple[str, str], ...], bool]] = {
+    "tune 0, above": (0, (), True),
+    "tune 0, below": (0, (), False),
+    "tune 1": (1, (), True),
+    "tune 0, below, boost": (0, BOOST, False),
+    "tune 0, above, boost": (0, BOOST, True),
+    "tune 0, above, boost, curve": (0, CURVE, True),
+    "tune 0, above, boost, curve, strength 3": (0, (*CURVE, ("variance-boost-strength", "3")), True),
 }
 METRICS = ("LPIPS-Alex", "LPIPS-VGG", "DISTS")
 REFERENCE_CRF = 47.0
 
 
 def code(
-    picture: Picture, crf: float, tune: str, extra: tuple[tuple[str, str], ...]
+    picture: Picture, crf: float, tune: int, extra: tuple[tuple[str, str], ...]
 ) -> tuple[int, int, Picture]:
     """Bytes of a still, its base_q_idx, and what it decodes to."""
-    settings = Av1Settings(
-        width=picture.width,
-        height=picture.height,
-        frame_rate=1 / TICK,
-        time_base=TICK,
-        crf=crf,
-        preset=5,
-        threads=2,
-        color=picture.color,
-        extra=(("tune", tune), *extra),
-    )
-    packet = encode_gop([replace(picture, pts=0, time_base=TICK)], settings)[0]
-    still = Still(StillCodec.AV1, without_delimiter(packet).data)
+    still = code_still(picture, crf, preset=5, tune=tune, threads=2, extra=extra)
     decoded = decode_still(still, picture.width, picture.height)
     y, u, v = decoded.planes
     return len(still.data), decoded.base_q_idx, replace(picture, y=y, u=u, v=v)
 
 
 def around(
-    picture: Picture, target: int, tune: str, extra: tuple[tuple[str, str], ...], above: bool
+    picture: Picture, target: int, tune: int, extra: tuple[tuple[str, str], ...], above: bool
 ) -> list[tuple[int, Picture]]:
     """The stills of one kind that are next to a number of bytes, above and below it."""
     fits: dict[bool, tuple[int, Picture]] = {}
@@ -106,7 +90,7 @@ def main() -> None:
         source = VideoSource(clip.path)
         picture = next(source.frames((source.duration_seconds or 0.0) / 2))
         original = picture_to_rgb(picture)
-        target = code(picture, REFERENCE_CRF, "0", ())[0]
+        target = code(picture, REFERENCE_CRF, 0, ())[0]
         first: list[float] = []
         for name, (tune, extra, above) in OPTIONS.items():
             points = []

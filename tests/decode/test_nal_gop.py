@@ -90,8 +90,8 @@ def decode(
     """Without generators decode the base."""
     warnings: list[DecodeWarning] = []
     decoding = NalDecoding(
-        stream.codec, TICK, stream.extradata, Lookup(*generators) if generators else None,
-        on_warning=warnings.append,
+        TICK, stream.extradata, Lookup(*generators) if generators else None,
+        codec=stream.codec, on_warning=warnings.append,
     )  # fmt: skip
     return list(decode_nal_gop(packets, decoding, **more)), warnings
 
@@ -427,7 +427,7 @@ def test_h265_holds_no_more_pictures_back_than_it_has_to(bframes: int) -> None:
             yield packet
 
     ahead = []
-    for number, shown in enumerate(decode_nal_gop(counted(), NalDecoding(stream.codec, TICK))):
+    for number, shown in enumerate(decode_nal_gop(counted(), NalDecoding(TICK, codec=stream.codec))):
         assert shown.picture.pts == number
         ahead.append(read - number)
     assert max(ahead) == 1 + {0: 0, 2: 2, 4: 2}[bframes]
@@ -438,7 +438,7 @@ def test_h265_holds_no_more_pictures_back_than_it_has_to(bframes: int) -> None:
 def test_pictures_are_read_only_and_stay(streams: dict[NalCodec, Stream], codec: NalCodec) -> None:
     stream, kept = streams[codec], []
     prompts = {0: a_prompt(size=(WIDTH, HEIGHT))}
-    decoding = NalDecoding(codec, TICK, stream.extradata, Lookup(FakeGenerator()))
+    decoding = NalDecoding(TICK, stream.extradata, Lookup(FakeGenerator()), codec=codec)
     for shown in decode_nal_gop(packets_of(stream), decoding, prompts=prompts):
         kept.append((shown.picture, shown.picture.copied()))
         with pytest.raises(ValueError, match="read-only"):
@@ -520,7 +520,7 @@ def test_two_prompts_are_damage(streams: dict[NalCodec, Stream], codec: NalCodec
 def test_one_decoder_serves_gop_after_gop(streams: dict[NalCodec, Stream], codec: NalCodec) -> None:
     stream = streams[codec]
     prompts = {0: a_prompt(size=(WIDTH, HEIGHT))}
-    decoding = NalDecoding(codec, TICK, stream.extradata, Lookup(FakeGenerator()))
+    decoding = NalDecoding(TICK, stream.extradata, Lookup(FakeGenerator()), codec=codec)
     packets = packets_of(stream)
     expected = by_pts(list(decode_nal_gop(packets, decoding, prompts=prompts)))
     with decoding.new_decoder() as decoder:
@@ -540,7 +540,9 @@ def test_gops_in_parallel(codec: NalCodec, still: Still) -> None:
     prompts = {0: still_prompt(still, WIDTH, HEIGHT), 16: a_prompt(size=(WIDTH, HEIGHT))}
     packets = with_prompts(packets_of(stream), prompts, codec, 4)
     warnings: list[DecodeWarning] = []
-    decoding = NalDecoding(codec, TICK, stream.extradata, Lookup(FakeGenerator()), on_warning=warnings.append)
+    decoding = NalDecoding(
+        TICK, stream.extradata, Lookup(FakeGenerator()), codec=codec, on_warning=warnings.append
+    )
     assert [n for n, packet in enumerate(packets) if decoding.starts_gop(packet)] == [0, 16, 32]
     expected = {}
     for start, stop in ((0, 16), (16, 32), (32, 41)):
@@ -563,7 +565,7 @@ def test_gops_in_parallel(codec: NalCodec, still: Still) -> None:
 
 @each_codec
 def test_a_damaged_packet_is_no_start_without_the_containers_word(codec: NalCodec) -> None:
-    decoding = NalDecoding(codec, TICK)
+    decoding = NalDecoding(TICK, codec=codec)
     for is_keyframe in (False, True):
         assert decoding.starts_gop(CodedPacket(b"damaged", 0, 0, 1, is_keyframe)) is is_keyframe
 

@@ -218,7 +218,7 @@ def test_h264_and_h265_with_prompts(
 ) -> None:
     reader = PacketReader(nal_paths[codec], ("h264", "hevc"))
     packets = list(reader.packets())
-    decoding = NalDecoding(codec, reader.time_base, reader.extradata, Lookup(FakeGenerator()))
+    decoding = NalDecoding(reader.time_base, reader.extradata, Lookup(FakeGenerator()), codec=codec)
     expected = [
         shown.picture.copied().planes
         for start, stop in pairwise((*NAL_PROMPTS, NAL_COUNT))

@@ -1,6 +1,6 @@
 """Whole encodes in the modes and codecs beside AV1 `enhance`, played by ordinary players and by ours."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +14,9 @@ from encode_media import TICK, LumaJudge, Oracle, audio_packets, scene, scenes, 
 import hybridprompt
 from hybridprompt.decode.carriage import PacketCarriage
 from hybridprompt.decode.video_file import DecodedPicture
-from hybridprompt.encode import nal_base, pipeline
+from hybridprompt.encode import alternation, given_keyframe, nal_base, pipeline
 from hybridprompt.encode.base import GivenKeyframe
-from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
+from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate, attach_prompts
 from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.encode.pipeline import encode_file
 from hybridprompt.encode.progress import EncodeSummary
@@ -187,6 +187,8 @@ def test_the_summary_is_what_the_file_holds(codec: str, mode: str, files: Files)
     data, keyframes, prompts = packets_of(path)
     assert summary.frames == len(data) == COUNT
     assert summary.gops == sum(keyframes) == 2
+    report = hybridprompt.inspect_file(path)
+    assert (summary.base_bytes, summary.prompt_bytes) == (report.base_bytes, report.prompt_bytes)
     assert summary.base_bytes + summary.prompt_bytes == sum(map(len, data))
     assert summary.duration_seconds == pytest.approx(COUNT / 30, abs=2e-3)
     carried = {i for i, prompt in enumerate(prompts) if prompt is not None}
@@ -285,7 +287,12 @@ def test_stills_need_no_anchors(
     without_anchors_in(True, True, monkeypatch)
     out = tmp_path / "out.mp4"
     summary = encode_file(source, out, settings(codec, "replace"), generator=Oracle(pictures))
-    assert (summary.anchors, summary.prompt_bytes) == (0, 0)
+    report = hybridprompt.inspect_file(out)
+    assert (summary.anchors, summary.prompt_bytes) == (0, report.prompt_bytes)
+    assert summary.base_bytes == report.base_bytes
+    stills = [anchor.still.size_bytes for anchor in report.anchors if anchor.still is not None]
+    assert len(stills) == 2
+    assert sum(stills) < summary.prompt_bytes < sum(stills) + 2 * 100
     shown, base = play(out, pictures), play(out, pictures, base=True)
     assert all(np.array_equal(a.y, b.y) for a, b in zip(shown, base, strict=True))
     assert max(distance(p.y, picture) for p, picture in zip(shown, pictures, strict=True)) < 20
@@ -318,7 +325,7 @@ def test_a_gop_is_encoded_anew_against_what_its_prompt_generates(
         return real(self, clip, crf, variant)
 
     monkeypatch.setattr(pipeline.NalBaseEncoder, "encode", noting)
-    monkeypatch.setattr(pipeline, "_serves_better", lambda result, other, worth: True)
+    monkeypatch.setattr(alternation, "serves_better", lambda result, other, worth: True)
     monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], alternations=2, still_offsets=(0.0,)))
     out = tmp_path / "out.mp4"
     encode_file(source, out, settings("h265", "replace"), generator=Oracle(pictures))
@@ -330,7 +337,7 @@ def test_a_gop_is_encoded_anew_against_what_its_prompt_generates(
     assert distance(shown[0].y, pictures[0]) < 2.5
     # As soon as it does not serve better the allowance is not used up, nor the result.
     variants.clear()
-    monkeypatch.setattr(pipeline, "_serves_better", lambda result, other, worth: False)
+    monkeypatch.setattr(alternation, "serves_better", lambda result, other, worth: False)
     encode_file(source, tmp_path / "b.mp4", settings("h265", "replace"), generator=Oracle(pictures))
     assert len(variants) == 4
     monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], alternations=0))
@@ -343,7 +350,7 @@ def test_what_serves_better_is_nearer_at_equal_bytes() -> None:
         return GopResult((), base_bytes, prompt_bytes, GopDecision((), 1.0, distance), 50.0, 1.0)
 
     def better(result: GopResult, other: GopResult, worth: float = 1.0) -> bool:
-        return pipeline._serves_better(result, other, worth)
+        return alternation.serves_better(result, other, worth)
 
     assert better(result(0.1, 1000), result(0.11, 1000))
     assert better(result(0.1, 900), result(0.1, 1000))
@@ -364,7 +371,7 @@ def test_prompts_go_into_their_own_packets_whatever_the_order() -> None:
             return packet + prompt_bytes
 
     anchors = [AnchorDecision(2, 1, b"late", 1.0, 9), AnchorDecision(0, 0, b"first", 1.0, 9)]
-    attached = pipeline.attach_prompts(Joined(), anchors)  # type: ignore[arg-type]
+    attached = attach_prompts(Joined(), anchors)  # type: ignore[arg-type]
     assert [p.data for p in attached] == [b"\0first", b"\1", b"\2late"]
     assert [p.pts for p in attached] == [0, 2, 1]
 
@@ -495,6 +502,27 @@ def test_the_least_legacy_keyframe(codec: str, source: Path, pictures: list[Pict
     carriage = PacketCarriage.of(reader.codec, reader.extradata)
     assert all(len(carriage.detach(p.data)) <= 200 for p in reader if p.is_keyframe)
     assert len(play_plainly(tmp_path / "out.mp4")) == COUNT
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_summary_tells_where_no_legacy_keyframe_fits(
+    codec: str, three_scenes: tuple[Path, list[Picture]], tmp_path: Path, monkeypatch
+) -> None:
+    path, clip = three_scenes
+    real = given_keyframe.small_keyframe
+
+    def fitting(picture: Picture, size_bytes: int, code: Callable[[Picture, float], bytes]) -> bytes | None:
+        return real(picture, size_bytes, code) if picture.pts == 0 else None
+
+    monkeypatch.setattr(given_keyframe, "small_keyframe", fitting)
+    # A rate, for which GOPs are encoded more than once.
+    rate = {"crf": None, "bitrate_kbps": 100.0, "gop_seconds": 4.0}
+    chosen = settings(codec, "replace", legacy_keyframe_bytes=600, **rate)
+    summary = encode_file(path, tmp_path / "out.mp4", chosen, generator=Oracle(clip))
+    about = [note for note in summary.notes if "keyframe" in note]
+    assert about == ["no keyframe fits in 600 bytes: 2 of 3 GOPs show grey to players without prompts"]
+    shown = play_plainly(tmp_path / "out.mp4")
+    assert [np.abs(shown[k][1].astype(int) - 128).max() <= 2 for k in (0, 40, 70)] == [False, True, True]
 
 
 def test_settings_of_modes_are_checked() -> None:

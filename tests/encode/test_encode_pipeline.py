@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 from encode_media import TICK, LumaJudge, scene
 
-from hybridprompt.encode.base import BaseGop
+from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe
+from hybridprompt.encode.buffer import RateBuffer
 from hybridprompt.encode.judge import Judge
 from hybridprompt.encode.pipeline import _Encoder
 from hybridprompt.encode.progress import ProgressMeter
@@ -54,8 +55,21 @@ class FakeBase:
     def best(self, pictures: list[Picture], crf: float) -> BaseGop:
         return self.encode(pictures, crf, self.factor)
 
-    def again(self, base: BaseGop, crf: float) -> BaseGop:
+    def again(self, base: BaseGop, crf: float, *, hold_still: bool = True) -> BaseGop:
         return self.encode(base.pictures, crf, base.variant)
+
+
+class MostlyStill(FakeBase):
+    """Of the bytes of a GOP, nine of ten are of its still."""
+
+    factor = GivenKeyframe(0.0)
+    again = BaseEncoder.again
+
+    def encode(self, pictures: list[Picture], crf: float, variant: GivenKeyframe) -> BaseGop:
+        coded = super().encode(pictures, crf, variant)
+        still, rest = self.size_bytes(crf + variant.still_offset), self.size_bytes(crf)
+        data = bytes(round(0.9 * still + 0.1 * rest) - len(pictures) + 1)
+        return replace(coded, packets=[replace(coded.packets[0], data=data), *coded.packets[1:]])
 
 
 class Source:
@@ -210,6 +224,23 @@ def test_a_limit_within_reach_is_met_from_any_crf(steepness: float) -> None:
     made = encoder(1, base=FakeBase(steepness), prompt_bytes=250, crf=10.0, max_kbps=16.0, buffer_seconds=2.0)
     with PacketSpool() as spool:
         made.encode_all(CrfTarget(10.0), spool)
+    assert made.buffer_note() is None
+
+
+def test_a_still_does_not_resist_the_buffer() -> None:
+    """A little too much, so that the CRF changes by less than stills are held for."""
+    base = MostlyStill()
+    free = base.size_bytes(50.0)
+    made = encoder(1, base=base, crf=50.0)
+    # The line and the buffer take 1.5 % less, beside the prompts that are expected.
+    per_second = (0.985 * free + 2 * made._most_prompt_bytes) / (GOP_SECONDS + 1.0)
+    made.buffer = RateBuffer(per_second / 125, 1.0)
+    with PacketSpool() as spool:
+        made.encode_all(CrfTarget(50.0), spool)
+    crfs = [crf for _, crf, _ in base.encodes]
+    assert 50.0 < crfs[1] <= 50.75
+    assert len(crfs) <= 3
+    assert 0.9 * free < made.results[0].base_bytes <= 0.985 * free
     assert made.buffer_note() is None
 
 

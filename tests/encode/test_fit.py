@@ -9,7 +9,7 @@ from encode_media import TICK, LumaJudge, scene
 
 pytest.importorskip("torch")
 
-from hybridprompt.encode import fit, pipeline
+from hybridprompt.encode import fit
 from hybridprompt.encode.fit import (
     Response,
     StrengthFitter,
@@ -18,7 +18,7 @@ from hybridprompt.encode.fit import (
     difference,
     quantise,
 )
-from hybridprompt.encode.gate import GopDecision, GopGate
+from hybridprompt.encode.gate import GopDecision, GopGate, make_fitter
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.settings import PRESETS, FitSettings
 from hybridprompt.evaluate.weights import have_metric_weights
@@ -263,8 +263,8 @@ def test_a_large_picture_is_fitted_on_fewer_frames(monkeypatch) -> None:
 
 
 def test_no_fitter_without_weights_or_wish(monkeypatch) -> None:
-    assert pipeline.make_fitter(None) is None
+    assert make_fitter(None) is None
     if have_metric_weights():
-        assert pipeline.make_fitter(SHORT) is not None
+        assert make_fitter(SHORT) is not None
     monkeypatch.setattr("hybridprompt.evaluate.weights.have_metric_weights", lambda: False)
-    assert pipeline.make_fitter(SHORT) is None
+    assert make_fitter(SHORT) is None

@@ -13,9 +13,8 @@ from hybridprompt.bitstream.obu import HeaderTracker, ObuType, iterate_obus
 from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.encode.blocks import spread_from
 from hybridprompt.encode.cached_generator import CachedGenerator
-from hybridprompt.encode.gate import GopGate
+from hybridprompt.encode.gate import GopGate, attach_prompts
 from hybridprompt.encode.gop import Gop, can_carry, find_candidates
-from hybridprompt.encode.pipeline import attach_prompts
 from hybridprompt.encode.settings import PRESETS, Preset
 from hybridprompt.encode.trials import Trials
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError

@@ -15,14 +15,15 @@ from hybridprompt.bitstream.nal import NalCodec, nal_type, split_nal_units
 from hybridprompt.bitstream.obu import HeaderTracker
 from hybridprompt.decode.still import decode_still
 from hybridprompt.decode.warnings import DecodeWarning
-from hybridprompt.encode import av1_replace, given_keyframe, nal_base
+from hybridprompt.encode import given_keyframe, nal_base
+from hybridprompt.encode.alternation import closed_variant
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, held
 from hybridprompt.encode.gate import AnchorDecision, GopDecision
 from hybridprompt.encode.given_keyframe import GivenKeyframes, blurred, small_keyframe
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.nal_base import NalBaseEncoder, nal_crf, svt_crf
 from hybridprompt.encode.nal_gop import NalGop
-from hybridprompt.encode.pipeline import _closed, make_base_encoder
+from hybridprompt.encode.pipeline import make_base_encoder
 from hybridprompt.encode.rate_control import relative_log_bytes
 from hybridprompt.encode.settings import EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
@@ -192,7 +193,7 @@ def test_closed_loop_is_what_the_decided_prompt_generates(
     quantiser = min(key.base_q_idx + quantiser_change, 255)
     prompt = build_prompt(generator.identity, *SIZE, quantiser, gate, open_loop.still)
     anchor = AnchorDecision(0, 0, encode_prompt(prompt), 1.0, quantiser)
-    variant = _closed(open_loop, GopDecision((anchor,), 1.0, 0.5))
+    variant = closed_variant(open_loop, GopDecision((anchor,), 1.0, 0.5))
     assert variant == GivenKeyframe(2.0, gate, quantiser - key.base_q_idx)
     from_svt.clear()
     closed = encoder.encode(clip, 55.0, variant)
@@ -230,11 +231,11 @@ def test_without_a_prompt_or_still_there_is_no_closed_loop() -> None:
     base = encoder.encode(scene(2), 55.0, GivenKeyframe(0.0))
     prompt = encode_prompt(build_prompt(FAKE.identity, *SIZE, 90, a_gate(), base.still))
     key, later = AnchorDecision(0, 0, prompt, 1.0, 90), AnchorDecision(1, 1, prompt, 1.0, 90)
-    assert _closed(base, GopDecision((), 1.0, 1.0)) is None
-    assert _closed(base, GopDecision((later,), 1.0, 0.5)) is None
-    assert _closed(replace(base, still=None), GopDecision((key,), 1.0, 0.5)) is None
-    assert _closed(replace(base, variant=1.0), GopDecision((key,), 1.0, 0.5)) is None
-    found = _closed(base, GopDecision((later, key), 1.0, 0.5))
+    assert closed_variant(base, GopDecision((), 1.0, 1.0)) is None
+    assert closed_variant(base, GopDecision((later,), 1.0, 0.5)) is None
+    assert closed_variant(replace(base, still=None), GopDecision((key,), 1.0, 0.5)) is None
+    assert closed_variant(replace(base, variant=1.0), GopDecision((key,), 1.0, 0.5)) is None
+    found = closed_variant(base, GopDecision((later, key), 1.0, 0.5))
     assert found is not None
     assert found.quantiser_offset == 90 - decode_still(base.still, *SIZE).base_q_idx
 
@@ -408,8 +409,7 @@ def test_the_size_of_a_stand_in_is_searched_for() -> None:
 def test_where_no_stand_in_is_small_enough_there_is_grey(codec: str, monkeypatch) -> None:
     clip = scene(2)
     grey_stub = base_encoder(codec).encode(clip, 50.0, GivenKeyframe(0.0))
-    for module in (av1_replace, nal_base):
-        monkeypatch.setattr(module, "small_keyframe", lambda *args: None)
+    monkeypatch.setattr(given_keyframe, "small_keyframe", lambda *args: None)
     instead = base_encoder(codec, legacy_keyframe_bytes=200).encode(clip, 50.0, GivenKeyframe(0.0))
     assert instead.packets == grey_stub.packets
 
@@ -426,32 +426,27 @@ def test_blurred_and_grey_pictures_keep_their_size(size: tuple[int, int]) -> Non
     assert all((plane == 128).all() for plane in grey(picture).planes)
 
 
-@pytest.mark.parametrize("codec", NAL_CODECS)
-def test_a_stand_in_is_that_of_its_own_picture_whoever_encodes_beside(codec: str, monkeypatch) -> None:
+@pytest.mark.parametrize("codec", ["av1", *NAL_CODECS])
+def test_stand_ins_are_made_once_for_each_of_the_two_gops_under_way(codec: str, monkeypatch) -> None:
     """Prompts of one GOP are decided, with encodes of it, while the next is encoded."""
+    made: list[int | None] = []
+
+    def noting(picture: Picture, size_bytes: int, code: Any) -> bytes:
+        made.append(picture.pts)
+        return small_keyframe(picture, size_bytes, code) or b""
+
+    monkeypatch.setattr(given_keyframe, "small_keyframe", noting)
+    clips = [scene(2, seed=seed, first=50 * seed) for seed in (1, 2)]
     encoder = base_encoder(codec, legacy_keyframe_bytes=3000)
-    one, other = scene(1, first=0)[0], scene(1, seed=2, first=50)[0]
-    expected = encoder._stand_in(other)
-    real = nal_base.small_keyframe
 
-    def interrupted(picture: Picture, size_bytes: int, code: Any) -> bytes:
-        made = real(picture, size_bytes, code)
-        encoder._interruptions = [other]
-        return made
+    def stub(clip: list[Picture], crf: float) -> bytes:
+        return _bare(encoder.encode(clip, crf, GivenKeyframe(0.0)).packets[0].data, codec)
 
-    class Interrupting(NalBaseEncoder):
-        """Lets another keyframe's stand-in come in between whenever one is stored."""
-
-        def __setattr__(self, name: str, value: object) -> None:
-            super().__setattr__(name, value)
-            if name == "_stub" and self.__dict__.pop("_interruptions", None):
-                self._stand_in(other)
-
-    monkeypatch.setattr(nal_base, "small_keyframe", interrupted)
-    encoder.__class__ = Interrupting
-    found = encoder._stand_in(one)
-    assert found != expected
-    assert encoder._stand_in(other) == expected
+    stubs = [stub(clip, crf) for crf in (50.0, 55.0) for clip in clips]
+    assert made == [50, 100]
+    assert stubs[:2] == stubs[2:]
+    assert stubs[0] != stubs[1]
+    assert 1000 < len(stubs[0]) <= 3000
 
 
 # ------------------------------------------------------------------------------------- scales and refusals

@@ -3,12 +3,8 @@
 Nothing here knows files, so the encoder tries prompts with the very code that will play them.
 """
 
-import logging
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from hybridprompt.bitstream.show_hidden import SplitUnit
 from hybridprompt.decode import headers
@@ -22,9 +18,8 @@ from hybridprompt.decode.generation import (
     read_prompt,
     relevant,
 )
-from hybridprompt.decode.gop import GopPicture, read_only
+from hybridprompt.decode.gop import Decoding, GopPicture, read_only
 from hybridprompt.decode.headers import HeaderHistory, existing_slot
-from hybridprompt.decode.warnings import DecodeWarning
 from hybridprompt.errors import BitstreamError
 from hybridprompt.prompt.carriage import extract
 from hybridprompt.prompt.syntax import MAGIC, Prompt
@@ -34,28 +29,10 @@ from hybridprompt.video.packet_decoder import DecodedFrame
 
 __all__ = ["MAX_GENERATIONS", "GeneratorLookup", "GopDecoding", "GopPicture", "decode_gop"]
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
-class GopDecoding:
-    """What decoding a GOP needs beside its packets, the same for all GOPs of a stream.
-
-    extradata: the container's codec configuration (av1C or a sequence header OBU). time_base: unit of the
-    packets' pts in seconds. generators: None decodes the base, with stills in place of stubs. threads:
-    dav1d's, per GOP. on_warning: called once for each anchor whose prompt cannot be used; logs by default.
-    generation_slots: held while a generator runs, to bound how many do at a time: each takes memory for its
-    activations, more than the pictures do.
-    """
-
-    time_base: Fraction
-    extradata: bytes | None = None
-    generators: GeneratorLookup | None = None
-    threads: int = 1
-    on_warning: Callable[[DecodeWarning], None] = lambda warning: _log.warning("%s", warning)
-    generation_slots: AbstractContextManager[object] = field(
-        default_factory=lambda: threading.Semaphore(MAX_GENERATIONS), compare=False, repr=False
-    )
+class GopDecoding(Decoding[Av1Decoder]):
+    """See Decoding.  extradata: av1C or a sequence header OBU."""
 
     def new_decoder(self) -> Av1Decoder:
         """Return a decoder for this stream. Raises CodecError when its extradata is refused."""
@@ -120,7 +97,7 @@ class _Injector:
             prompt = self._prompt(index, packet)
             split = None if prompt is None else self._split(packet)
         except UnusablePromptError as problem:
-            self._warn(packet, problem)
+            self._decoding.warn(packet, problem)
             prompt = None
         if prompt is None or split is None:
             frames = decoder.decode(packet.data, packet.pts)
@@ -139,9 +116,6 @@ class _Injector:
         except BitstreamError as error:
             raise misfit(f"the frame of a prompt cannot be reached ({error})") from error
 
-    def _warn(self, packet: CodedPacket, problem: UnusablePromptError) -> None:
-        self._decoding.on_warning(problem.warning(float(packet.pts * self._decoding.time_base)))
-
     def _inject(
         self,
         packet: CodedPacket,
@@ -157,7 +131,7 @@ class _Injector:
             self._check_anchor(packet, prompt, frames[0], is_hidden=hidden_base_q_idx is not None)
             return self._generate(packet, prompt, frames[0], hidden_base_q_idx)
         except UnusablePromptError as problem:
-            self._warn(packet, problem)
+            self._decoding.warn(packet, problem)
             return False
 
     def _prompt(self, index: int, packet: CodedPacket) -> Prompt | None:
@@ -206,5 +180,5 @@ class _Injector:
             return False
         frame.overwrite(*replacement.planes)
         if replacement.problem is not None:
-            self._warn(packet, replacement.problem)
+            self._decoding.warn(packet, replacement.problem)
         return replacement.is_generated

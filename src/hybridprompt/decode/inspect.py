@@ -165,7 +165,7 @@ def _gops(reader: PacketReader, lookup: GeneratorLookup) -> Iterator[GopReport]:
         raise MediaError(f"{reader.path}: {error}") from error
     decoding: GopDecoding | NalDecoding = GopDecoding(reader.time_base, reader.extradata)
     if carriage.codec is not None:
-        decoding = NalDecoding(carriage.codec, reader.time_base, reader.extradata)
+        decoding = NalDecoding(reader.time_base, reader.extradata, codec=carriage.codec)
     gop: _GopSum | None = None
     for packet in reader.packets():
         if gop is None or decoding.starts_gop(packet):

@@ -6,19 +6,14 @@ is replaced is `decode.nal_injection`'s.
 
 import heapq
 import logging
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Final
 
 from hybridprompt.bitstream.codec_config import length_size_of
 from hybridprompt.bitstream.nal import NalCodec, has_idr
 from hybridprompt.decode.generation import (
-    MAX_GENERATIONS,
-    GeneratorLookup,
     Replacement,
     UnusablePromptError,
     check_size,
@@ -27,9 +22,8 @@ from hybridprompt.decode.generation import (
     read_prompt,
     relevant,
 )
-from hybridprompt.decode.gop import GopPicture, read_only
+from hybridprompt.decode.gop import Decoding, GopPicture, read_only
 from hybridprompt.decode.nal_injection import H264InjectingDecoder, HevcInjectingDecoder
-from hybridprompt.decode.warnings import DecodeWarning
 from hybridprompt.errors import BitstreamError
 from hybridprompt.generator.base import Planes
 from hybridprompt.prompt.carriage_nal import extract
@@ -44,24 +38,12 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class NalDecoding:
-    """What decoding a GOP needs beside its packets, the same for all GOPs of a stream.
-
-    time_base: unit of the packets' pts in seconds. extradata: avcC or hvcC (packets then have NAL unit
-    lengths), parameter sets in Annex B, or None. generators: None decodes the base, with stills in place of
-    stubs. threads: within a picture, per GOP. on_warning: called once for each anchor whose prompt cannot be
-    used; logs by default. generation_slots: held while a generator runs, see `GopDecoding`.
+class NalDecoding(Decoding[H264InjectingDecoder | HevcInjectingDecoder]):
+    """See Decoding.  extradata: avcC or hvcC (packets then have NAL unit lengths), parameter sets in Annex B,
+    or None. threads: within a picture.
     """
 
-    codec: NalCodec
-    time_base: Fraction
-    extradata: bytes | None = None
-    generators: GeneratorLookup | None = None
-    threads: int = 1
-    on_warning: Callable[[DecodeWarning], None] = lambda warning: _log.warning("%s", warning)
-    generation_slots: AbstractContextManager[object] = field(
-        default_factory=lambda: threading.Semaphore(MAX_GENERATIONS), compare=False, repr=False
-    )
+    codec: NalCodec = field(kw_only=True)
 
     @property
     def length_size(self) -> int | None:
@@ -172,11 +154,8 @@ class _Gop(ABC):
             prompt, base, _unknown_quantiser, decoding.generators, decoding.generation_slots
         )
         if replacement is not None and replacement.problem is not None:
-            self._warn(packet, replacement.problem)
+            decoding.warn(packet, replacement.problem)
         return replacement
-
-    def _warn(self, packet: CodedPacket, problem: UnusablePromptError) -> None:
-        self._decoding.on_warning(problem.warning(float(packet.pts * self._decoding.time_base)))
 
     def _remember(self, index: int, packet: CodedPacket, is_anchor: bool) -> None:
         is_keyframe = has_idr(packet.data, self._decoding.codec, length_size=self._length_size)
@@ -210,7 +189,7 @@ class _H264Gop(_Gop):
                 self._check_anchor(packet, prompt)
                 replacement = self._replacement(packet, prompt, lambda: self._base(packet, prompt))
         except UnusablePromptError as problem:
-            self._warn(packet, problem)
+            self._decoding.warn(packet, problem)
         self._remember(index, packet, replacement is not None and replacement.is_generated)
         if replacement is None:
             frames = self._decoder.decode(packet.data, packet.pts)
@@ -263,7 +242,7 @@ class _HevcGop(_Gop):
         try:
             prompt = self._prompt(index, packet)
         except UnusablePromptError as problem:
-            self._warn(packet, problem)
+            self._decoding.warn(packet, problem)
         frames = self._decoder.decode(packet.data, packet.pts)
         # What gave no picture then gives none any more.
         self._sources.clear()
@@ -291,7 +270,7 @@ class _HevcGop(_Gop):
             check_size(prompt, frame.picture.width, frame.picture.height)
             replacement = self._replacement(packet, prompt, lambda: frame.picture.planes)
         except UnusablePromptError as problem:
-            self._warn(packet, problem)
+            self._decoding.warn(packet, problem)
             return False
         if replacement is None:
             return False

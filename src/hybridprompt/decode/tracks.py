@@ -154,10 +154,10 @@ class NalTrack(_PacketTrack):
     ) -> None:
         reader = PacketReader(path, tuple(NAL_CODECS))
         self._decoding = NalDecoding(
-            NAL_CODECS[reader.codec],
             reader.time_base,
             reader.extradata,
             generators,
+            codec=NAL_CODECS[reader.codec],
             threads=_threads(workers),
             on_warning=on_warning,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hybridprompt.encode.base import BaseGop, GivenKeyframe, Variant, without_delimiter
-from hybridprompt.encode.given_keyframe import GivenKeyframeEncoder, small_keyframe
+from hybridprompt.encode.given_keyframe import GivenKeyframeEncoder
 from hybridprompt.prompt.carriage import attach
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket
 from hybridprompt.video.av1_given_keyframe import encode_given_keyframe, make_stub
@@ -36,13 +36,10 @@ class Av1ReplaceEncoder(GivenKeyframeEncoder):
         return BaseGop(pictures, packets, crf, variant, still)
 
     def _stand_in(self, source: Picture, settings: Av1Settings) -> CodedPacket | None:
-        """A keyframe for clients that see no more of it, as good as its bytes allow; None for a grey one."""
-        size_bytes = self.settings.legacy_keyframe_bytes
-        if size_bytes is None:
-            return None
+        """What stands in the given keyframe's place; None for a grey picture."""
 
         def code(picture: Picture, crf: float) -> bytes:
             return make_stub(picture, replace(settings, crf=crf, lambda_factor=1.0)).data
 
-        data = small_keyframe(source, size_bytes, code)
+        data = self.legacy_keyframe(source, code)
         return None if data is None else replace(make_stub(source, settings), data=data)

@@ -111,9 +111,10 @@ class BaseEncoder:
         packets = [without_delimiter(packet) for packet in coded]
         return BaseGop(pictures, packets, crf, variant)
 
-    def again(self, base: BaseGop, crf: float) -> BaseGop:
-        """Encode a GOP at another CRF."""
-        return self.encode(base.pictures, crf, held(base.variant, crf - base.crf))
+    def again(self, base: BaseGop, crf: float, *, hold_still: bool = True) -> BaseGop:
+        """Encode a GOP at another CRF.  hold_still: keep its still where the CRF changes but little."""
+        variant = held(base.variant, crf - base.crf) if hold_still else base.variant
+        return self.encode(base.pictures, crf, variant)
 
     def gop(self, base: BaseGop) -> Gop:
         """The GOP as trials decode it."""
@@ -144,6 +145,10 @@ class BaseEncoder:
     def marked(self, packet: bytes) -> bytes:
         """The first keyframe's packet of a file with prompts, so that players see that there are any."""
         return packet
+
+    def note(self, gops: int) -> str | None:
+        """What a user should know about the keyframes of a file of some GOPs, all of which were encoded."""
+        return None
 
     def distance(self, base: BaseGop) -> float:
         """The judge's distance of the base from its source, mean of the preset's sample frames."""

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from hybridprompt.decode.headers import starts_gop
 from hybridprompt.encode.blocks import BLOCK_LOG2
-from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
+from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate, make_fitter
 from hybridprompt.encode.gop import Gop, can_carry, find_candidates
 from hybridprompt.encode.judge import Judge, make_judge
-from hybridprompt.encode.pipeline import load_generator, make_fitter, mean_distances
+from hybridprompt.encode.pipeline import load_generator, mean_distances
 from hybridprompt.encode.plan import MAX_GOP_FRAMES
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
 from hybridprompt.encode.settings import PRESETS, PresetName, check_anchor_interval

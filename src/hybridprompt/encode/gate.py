@@ -6,18 +6,20 @@ are kept only where a real decode with them came closer to the source than the b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hybridprompt.encode.gop import Candidate, Gop, can_name
 from hybridprompt.encode.judge import Judge
 from hybridprompt.encode.search import JointSearch, OneByOneSearch, Search
-from hybridprompt.encode.settings import Preset
+from hybridprompt.encode.settings import FitSettings, Preset
 from hybridprompt.encode.trials import Trials, pays_off
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator
 from hybridprompt.prompt.syntax import encode_prompt
+from hybridprompt.video.av1_encoder import CodedPacket
 
 if TYPE_CHECKING:
     from hybridprompt.encode.fit import StrengthFitter
@@ -42,6 +44,28 @@ class GopDecision:
     anchors: tuple[AnchorDecision, ...]
     base_distance: float
     distance: float
+
+
+def attach_prompts(gop: Gop, anchors: Sequence[AnchorDecision]) -> list[CodedPacket]:
+    """The packets of a GOP, with every anchor's prompt in its own."""
+    prompts = {anchor.packet: anchor.prompt_bytes for anchor in anchors}
+    return [
+        replace(packet, data=gop.carry(packet.data, prompts[index])) if index in prompts else packet
+        for index, packet in enumerate(gop.packets)
+    ]
+
+
+def make_fitter(settings: FitSettings | None) -> StrengthFitter | None:
+    """What fits strengths; None where that is not asked for, or the metric weights are not installed."""
+    from hybridprompt.evaluate.weights import have_metric_weights
+
+    if settings is None or not have_metric_weights():
+        return None
+    import torch
+
+    from hybridprompt.encode.fit import StrengthFitter
+
+    return StrengthFitter(settings, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @dataclass

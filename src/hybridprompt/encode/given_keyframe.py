@@ -24,6 +24,7 @@ from hybridprompt.decode.still import DecodedStill
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe
 from hybridprompt.encode.cached_generator import CachedGenerator
 from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
+from hybridprompt.encode.recent import LastTwo
 from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
 from hybridprompt.generator.base import Generator
@@ -64,8 +65,8 @@ class GivenKeyframes:
 
     settings: EncodeSettings
     generator: Generator
-    _last: dict[tuple[int | None, float], tuple[Still, DecodedStill]] = field(
-        default_factory=dict, repr=False
+    _last: LastTwo[tuple[int | None, float], tuple[Still, DecodedStill]] = field(
+        default_factory=LastTwo, repr=False
     )
 
     def make(self, picture: Picture, crf: float, variant: GivenKeyframe) -> tuple[Still, Picture]:
@@ -87,21 +88,18 @@ class GivenKeyframes:
         return still, replace(picture, y=planes[0], u=planes[1], v=planes[2])
 
     def _coded(self, picture: Picture, crf: float) -> tuple[Still, DecodedStill]:
-        """The still at a CRF of its own; the last one is kept, as rate control encodes a GOP repeatedly."""
-        key = picture.pts, crf
-        last = self._last.get(key)
-        if last is None:
+        """The still at a CRF of its own, or above it where it is too large for its prompt."""
+
+        def code() -> tuple[Still, DecodedStill]:
             effort, tune = self.settings.effort, SVT_TUNES[self.settings.tune]
             tried = crf
-            last = encode_still(picture, tried, preset=effort.svt_preset, tune=tune)
-            while len(last[0].data) > _MAX_STILL_BYTES and tried < CRF_RANGE[1]:
+            made = encode_still(picture, tried, preset=effort.svt_preset, tune=tune)
+            while len(made[0].data) > _MAX_STILL_BYTES and tried < CRF_RANGE[1]:
                 tried += _SMALLER
-                last = encode_still(picture, tried, preset=effort.svt_preset, tune=tune)
-            # One for each of the two GOPs that are under way at a time.
-            for old in list(self._last)[:-1]:
-                self._last.pop(old, None)
-            self._last[key] = last
-        return last
+                made = encode_still(picture, tried, preset=effort.svt_preset, tune=tune)
+            return made
+
+        return self._last.get((picture.pts, crf), code)
 
     def showing(self, still: Still, picture: Picture) -> bytes:
         """The prompt that shows a still as it is, for a picture of that size.  Raises BitstreamError."""
@@ -115,6 +113,9 @@ class GivenKeyframeEncoder(BaseEncoder):
     """A BaseEncoder of mode `replace`.  generator: the one that prompts name."""
 
     generator: Generator | None = None
+    _legacy: LastTwo[int | None, bytes | None] = field(default_factory=LastTwo, repr=False)
+    _without_legacy: set[int | None] = field(default_factory=set, repr=False)
+    """First pts of the GOPs for which none fits."""
 
     def best(self, pictures: list[Picture], crf: float) -> BaseGop:
         """Encode a GOP with stills of all the sizes that the preset tries; return what serves it best."""
@@ -151,6 +152,28 @@ class GivenKeyframeEncoder(BaseEncoder):
     def keyframes(self) -> GivenKeyframes:
         assert self.generator is not None, "mode replace takes a generator"
         return GivenKeyframes(self.settings, CachedGenerator(self.generator))
+
+    def legacy_keyframe(self, source: Picture, code: Callable[[Picture, float], bytes]) -> bytes | None:
+        """A keyframe for clients that see no more of it, as good as its bytes allow; None for a grey one.
+
+        code: makes a packet of a picture at a CRF, which depends on nothing else of the encode.
+        """
+        size_bytes = self.settings.legacy_keyframe_bytes
+        if size_bytes is None:
+            return None
+        made = self._legacy.get(source.pts, lambda: small_keyframe(source, size_bytes, code))
+        if made is None:
+            self._without_legacy.add(source.pts)
+        return made
+
+    def note(self, gops: int) -> str | None:
+        """See BaseEncoder.note."""
+        if not self._without_legacy:
+            return None
+        return (
+            f"no keyframe fits in {self.settings.legacy_keyframe_bytes} bytes: "
+            f"{len(self._without_legacy)} of {gops} GOPs show grey to players without prompts"
+        )
 
 
 def small_keyframe(

@@ -92,9 +92,19 @@ class Gop:
             packets=self.packets, size=size, time_base=self.time_base, extradata=self.extradata
         )
 
+    @property
+    def still_bytes(self) -> int:
+        """What the keyframe's packet takes for the prompt with its still; 0 without one."""
+        packet = self.packets[0].data
+        return 0 if self.still is None else len(packet) - len(self.without_prompt(packet))
+
     def carry(self, packet: bytes, prompt_bytes: bytes) -> bytes:
         """Put a prompt into a packet, in place of the one that is there.  Raises BitstreamError."""
-        return attach(detach(packet), prompt_bytes)
+        return attach(self.without_prompt(packet), prompt_bytes)
+
+    def without_prompt(self, packet: bytes) -> bytes:
+        """Take the prompt out of a packet that has one.  Raises BitstreamError."""
+        return detach(packet)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from hybridprompt.bitstream.nal import (
 from hybridprompt.decode.carriage import NAL_CODECS
 from hybridprompt.decode.still import still_header
 from hybridprompt.encode.base import BaseGop, GivenKeyframe, Variant
-from hybridprompt.encode.given_keyframe import GivenKeyframeEncoder, small_keyframe
+from hybridprompt.encode.given_keyframe import GivenKeyframeEncoder
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.nal_gop import NalGop
 from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
@@ -88,8 +88,8 @@ class NalBaseEncoder(GivenKeyframeEncoder):
     worth_of_bytes: float = _WORTH_OF_BYTES
     parameter_sets: bytes | None = None
     """In Annex B, once something has been encoded; the same for all GOPs."""
-    _stub: tuple[int | None, bytes] | None = field(default=None, repr=False)
-    """The last keyframe's stand-in, and its pts where it is not the same for all."""
+    _grey: bytes | None = field(default=None, repr=False)
+    """A grey keyframe's packet, once one has been encoded; the same for all GOPs."""
 
     def __post_init__(self) -> None:
         self._nal_settings = NalSettings(
@@ -157,16 +157,10 @@ class NalBaseEncoder(GivenKeyframeEncoder):
         def code(picture: Picture, crf: float) -> bytes:
             return self._packets([picture], crf)[0].data
 
-        size_bytes = self.settings.legacy_keyframe_bytes
-        pts = None if size_bytes is None else source.pts
-        stub = self._stub
-        if stub is None or stub[0] != pts:
-            made = None if size_bytes is None else small_keyframe(source, size_bytes, code)
-            if made is None:
-                made = code(grey(source), _STUB_CRF)
-            # Another thread may have its own there by the time this returns.
-            self._stub = stub = pts, made
-        return stub[1]
+        data = self.legacy_keyframe(source, code)
+        if data is None:
+            data = self._grey = self._grey or code(grey(source), _STUB_CRF)
+        return data
 
     def _packets(
         self, pictures: Sequence[Picture], crf: float, *, given_first: bool = False

@@ -89,7 +89,11 @@ class NalGop(Gop):
 
     def carry(self, packet: bytes, prompt_bytes: bytes) -> bytes:
         """See Gop.carry."""
-        return attach(detach(packet, codec=self.codec), prompt_bytes, codec=self.codec)
+        return attach(self.without_prompt(packet), prompt_bytes, codec=self.codec)
+
+    def without_prompt(self, packet: bytes) -> bytes:
+        """See Gop.without_prompt."""
+        return detach(packet, codec=self.codec)
 
     @cached_property
     def _frames(self) -> dict[int, int]:

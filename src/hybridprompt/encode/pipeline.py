@@ -11,21 +11,20 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hybridprompt.bitstream.nal import NalCodec
-from hybridprompt.decode.still import still_header
+from hybridprompt.encode.alternation import decide
 from hybridprompt.encode.av1_replace import Av1ReplaceEncoder
-from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, at_equal_bytes, held
+from hybridprompt.encode.base import BaseEncoder, BaseGop, held
 from hybridprompt.encode.buffer import RateBuffer
-from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate
-from hybridprompt.encode.gop import Gop, can_name
+from hybridprompt.encode.gate import GopDecision
+from hybridprompt.encode.gop import can_name
 from hybridprompt.encode.judge import Judge, LpipsJudge, make_judge
 from hybridprompt.encode.nal_base import NalBaseEncoder, svt_crf
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
 from hybridprompt.encode.rate_control import ANALYSIS_CRFS, STEERED_CRF_RANGE, GopAnalysis, coarser_crf
-from hybridprompt.encode.settings import DEFAULT_BUFFER_SECONDS, EncodeSettings, FitSettings
+from hybridprompt.encode.settings import DEFAULT_BUFFER_SECONDS, EncodeSettings
 from hybridprompt.encode.spool import PacketSpool
 from hybridprompt.encode.targets import (
     CrfTarget,
@@ -38,15 +37,10 @@ from hybridprompt.encode.targets import (
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.generator.base import Generator
 from hybridprompt.generator.registry import load_chosen
-from hybridprompt.prompt.sections import parse_sections
-from hybridprompt.prompt.syntax import decode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
-
-if TYPE_CHECKING:
-    from hybridprompt.encode.fit import StrengthFitter
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +48,6 @@ _MIN_HALVED_SIDE = 128
 _BUFFER_REPEATS = 6
 _BUFFER_MARGIN = 0.98
 """Share of the room in the buffer that is aimed at."""
-
-
-def attach_prompts(gop: Gop, anchors: Sequence[AnchorDecision]) -> list[CodedPacket]:
-    """The packets of a GOP, with every anchor's prompt in its own."""
-    prompts = {anchor.packet: anchor.prompt_bytes for anchor in anchors}
-    return [
-        replace(packet, data=gop.carry(packet.data, prompts[index])) if index in prompts else packet
-        for index, packet in enumerate(gop.packets)
-    ]
 
 
 def make_base_encoder(
@@ -79,19 +64,6 @@ def make_base_encoder(
     if settings.mode == "replace":
         return Av1ReplaceEncoder(source, settings, judge, generator=generator)
     return BaseEncoder(source, settings, judge)
-
-
-def make_fitter(settings: FitSettings | None) -> StrengthFitter | None:
-    """What fits strengths; None where that is not asked for, or the metric weights are not installed."""
-    from hybridprompt.evaluate.weights import have_metric_weights
-
-    if settings is None or not have_metric_weights():
-        return None
-    import torch
-
-    from hybridprompt.encode.fit import StrengthFitter
-
-    return StrengthFitter(settings, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def load_generator(choice: Path | None) -> Generator:
@@ -182,35 +154,7 @@ class _Encoder:
         return float((end - start) * self.source.time_base)
 
     def decide(self, base: BaseGop) -> GopResult:
-        """Decide a GOP's prompts; in mode replace, encode it anew against what they generate as long as that
-        serves it better and the preset allows it.
-        """
-        result = self._decided(base)
-        for _ in range(self.settings.effort.alternations):
-            variant = _closed(base, result.decision)
-            if variant is None:
-                break
-            base = self.base.encode(base.pictures, base.crf, variant)
-            again = self._decided(base)
-            if not _serves_better(again, result, self.base.worth_of_bytes):
-                break
-            result = again
-        return result
-
-    def _decided(self, base: BaseGop) -> GopResult:
-        gop = self.base.gop(base)
-        gate = GopGate(
-            gop,
-            self.generator,
-            self.judge,
-            self.settings.effort,
-            self.settings.anchor_interval,
-            make_fitter(self.settings.effort.fit),
-        )
-        decision = gate.decide()
-        prompted = attach_prompts(gop, decision.anchors)
-        prompt_bytes = sum(len(packet.data) for packet in prompted) - base.size_bytes
-        return GopResult(prompted, base.size_bytes, prompt_bytes, decision, base.crf, base.variant)
+        return decide(base, self.base, self.generator)
 
     def encode_all(self, target: Target, spool: PacketSpool) -> None:
         """Encode every GOP; while one's prompts are decided, the base of the next is encoded beside it."""
@@ -263,7 +207,9 @@ class _Encoder:
         for _ in range(_BUFFER_REPEATS):
             if base.size_bytes <= room or base.crf >= STEERED_CRF_RANGE[1]:
                 break
-            base = self.base.again(base, coarser_crf(base.crf, _BUFFER_MARGIN * room / base.size_bytes))
+            crf = coarser_crf(base.crf, _BUFFER_MARGIN * room / base.size_bytes)
+            # A still that is held may be most of the bytes, and then nothing gets smaller.
+            base = self.base.again(base, crf, hold_still=False)
         self.buffer.record(index, base.size_bytes + prompt_bytes, seconds)
         return base
 
@@ -341,26 +287,6 @@ class _Encoder:
         return None
 
 
-def _closed(base: BaseGop, decision: GopDecision) -> GivenKeyframe | None:
-    """The variant whose keyframe is what the decided prompt generates of the still; None without either."""
-    key = next((anchor for anchor in decision.anchors if anchor.packet == 0), None)
-    if key is None or base.still is None or not isinstance(base.variant, GivenKeyframe):
-        return None
-    gate = parse_sections(decode_prompt(key.prompt_bytes)).gate
-    return replace(
-        base.variant, gate=gate, quantiser_offset=key.quantiser - still_header(base.still).base_q_idx
-    )
-
-
-def _serves_better(result: GopResult, other: GopResult, worth: float) -> bool:
-    """Whether a GOP is nearer to its source than it is otherwise, at equal bytes."""
-
-    def cost(result: GopResult) -> float:
-        return at_equal_bytes(result.decision.distance, result.base_bytes + result.prompt_bytes, worth)
-
-    return cost(result) < cost(other)
-
-
 def _pts(picture: Picture) -> int:
     assert picture.pts is not None
     return picture.pts
@@ -408,7 +334,8 @@ def encode_file(
         if not encoder.results:
             raise MediaError(f"{input_path}: holds no picture that can be decoded")
         encoder.correct(target, spool)
-        notes += [note for note in (target.note(), encoder.buffer_note()) if note is not None]
+        of_keyframes = encoder.base.note(len(encoder.results))
+        notes += [note for note in (target.note(), encoder.buffer_note(), of_keyframes) if note is not None]
         frames = sum(spool.length(i) for i in encoder.results)
         encoder.meter.update("write", frames)
         duration_seconds = 0.0
@@ -418,13 +345,14 @@ def encode_file(
             duration_seconds += float(packet.duration * source.time_base)
         writer.commit()
         results = [encoder.results[i] for i in sorted(encoder.results)]
+        still_bytes = sum(r.still_bytes for r in results)
         return EncodeSummary(
             frames=frames,
             duration_seconds=duration_seconds,
             gops=len(results),
             anchors=sum(len(r.decision.anchors) for r in results),
-            base_bytes=sum(r.base_bytes for r in results),
-            prompt_bytes=sum(r.prompt_bytes for r in results),
+            base_bytes=sum(r.base_bytes for r in results) - still_bytes,
+            prompt_bytes=sum(r.prompt_bytes for r in results) + still_bytes,
             target_kbps=settings.bitrate_kbps,
             crfs=tuple(encoder.base.told_crf(r.crf) for r in results),
             distances=mean_distances(

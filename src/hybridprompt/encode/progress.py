@@ -58,7 +58,9 @@ class Distances:
 
 @dataclass(frozen=True)
 class EncodeSummary:
-    """What an encode or an enhancement made.  Sizes are bytes of the video track."""
+    """What an encode or an enhancement made.  Sizes are bytes of the video track; those of stills are among
+    the prompts'.
+    """
 
     frames: int
     duration_seconds: float

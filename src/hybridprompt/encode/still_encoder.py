@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 from hybridprompt.decode.still import DecodedStill, decode_still, still_header
 from hybridprompt.encode.base import without_delimiter
@@ -36,24 +37,27 @@ def encode_still(
     SVT-AV1's.  Raises CodecError.
     """
     quarter = round(min(max(crf, CRF_RANGE[0]), _MAX_CRF) / CRF_STEP) * CRF_STEP
+    code = partial(code_still, picture, preset=preset, tune=tune, threads=threads, extra=_VARIANCE_BOOST)
+    still = code(quarter)
+    if tune == 0 and still_header(still).base_q_idx % 4 < 2:
+        still = code(quarter + 2 * CRF_STEP)
+    return still, decode_still(still, picture.width, picture.height)
+
+
+def code_still(
+    picture: Picture, crf: float, *, preset: int, tune: int, threads: int, extra: tuple[tuple[str, str], ...]
+) -> Still:
+    """Code a picture as a still with SVT-AV1's options as they are told.  Raises ConfigError, CodecError."""
     settings = Av1Settings(
         width=picture.width,
         height=picture.height,
         frame_rate=1 / _TICK,
         time_base=_TICK,
-        crf=quarter,
+        crf=crf,
         preset=preset,
         threads=threads,
         color=picture.color,
-        extra=(("tune", str(tune)), *_VARIANCE_BOOST),
+        extra=(("tune", str(tune)), *extra),
     )
-    single = replace(picture, pts=0, time_base=_TICK)
-    still = _code(single, settings)
-    if tune == 0 and still_header(still).base_q_idx % 4 < 2:
-        still = _code(single, replace(settings, crf=quarter + 2 * CRF_STEP))
-    return still, decode_still(still, picture.width, picture.height)
-
-
-def _code(picture: Picture, settings: Av1Settings) -> Still:
-    packets = encode_gop([picture], settings)
-    return Still(StillCodec.AV1, without_delimiter(packets[0]).data)
+    (packet,) = encode_gop([replace(picture, pts=0, time_base=_TICK)], settings)
+    return Still(StillCodec.AV1, without_delimiter(packet).data)

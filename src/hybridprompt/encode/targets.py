@@ -46,7 +46,11 @@ _LEAST_DISTANCE = 1e-3
 
 @dataclass(frozen=True)
 class GopResult:
-    """A finished GOP: its packets with prompts, of which nothing is kept here once they are on disk."""
+    """A finished GOP: its packets with prompts, of which nothing is kept here once they are on disk.
+
+    base_bytes: what was known before its prompts were decided; still_bytes of them are of the keyframe's
+    prompt, for the still.
+    """
 
     packets: Sequence[CodedPacket]
     base_bytes: int
@@ -54,6 +58,7 @@ class GopResult:
     decision: GopDecision
     crf: float
     variant: Variant
+    still_bytes: int = 0
 
 
 def usual_prompt_bytes(width: int, height: int) -> int:

@@ -17,7 +17,7 @@ import av
 from av.video.codeccontext import VideoCodecContext
 
 from hybridprompt.errors import CodecError, ConfigError
-from hybridprompt.video.picture import ColorInfo, Picture
+from hybridprompt.video.picture import ColorInfo, Picture, tag_colors
 from hybridprompt.video.scheduling import ordinary_priority
 
 # SVT-AV1 reads this once, when its first instance is made; without it, it writes to stderr.
@@ -261,10 +261,7 @@ def _open(settings: Av1Settings, keyint: int) -> VideoCodecContext:
     rate = min(max(settings.frame_rate, _RATE_RANGE[0]), _RATE_RANGE[1]).limit_denominator(1001)
     context.width, context.height, context.pix_fmt = settings.width, settings.height, "yuv420p"
     context.framerate, context.time_base = rate, 1 / rate
-    context.colorspace = settings.color.matrix
-    context.color_primaries = settings.color.primaries
-    context.color_trc = settings.color.transfer
-    context.color_range = 2 if settings.color.full_range else 1
+    tag_colors(context, settings.color)
     context.options = {"preset": str(settings.preset), "svtav1-params": settings.svt_params(keyint)}
     if settings.bitrate_kbps is not None:
         context.bit_rate = round(settings.bitrate_kbps * 1000)

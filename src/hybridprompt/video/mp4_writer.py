@@ -15,7 +15,7 @@ from hybridprompt.errors import MediaError
 from hybridprompt.video.audio import AudioTrack
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.files import FFMPEG_FAILURES, PartialFile, close_quietly, reason
-from hybridprompt.video.picture import ColorInfo
+from hybridprompt.video.picture import ColorInfo, tag_colors
 
 _TAGS: Final = {"h264": "avc1", "hevc": "hvc1"}
 """Sample entries that promise to hold all parameter sets."""
@@ -137,8 +137,7 @@ class Mp4Writer:
             context.codec_tag = _TAGS[self._codec]
         context.framerate = self._frame_rate
         if self._color is not None:
-            context.colorspace, context.color_primaries = self._color.matrix, self._color.primaries
-            context.color_trc, context.color_range = self._color.transfer, 2 if self._color.full_range else 1
+            tag_colors(context, self._color)
         if self._aspect is not None:
             context.sample_aspect_ratio = self._aspect
         stream.time_base = self._time_base

@@ -30,7 +30,7 @@ from av.video.codeccontext import VideoCodecContext
 from hybridprompt.errors import CodecError, ConfigError
 from hybridprompt.video.av1_encoder import CodedPacket, checked_pts
 from hybridprompt.video.files import FFMPEG_FAILURES, reason
-from hybridprompt.video.picture import ColorInfo, Picture
+from hybridprompt.video.picture import ColorInfo, Picture, tag_colors
 from hybridprompt.video.scheduling import ordinary_priority
 
 NalEncoderName = Literal["x264", "x265"]
@@ -174,9 +174,7 @@ def _open(settings: NalSettings) -> VideoCodecContext:
     context = cast(VideoCodecContext, av.CodecContext.create(f"lib{settings.encoder}", "w"))
     context.width, context.height, context.pix_fmt = settings.width, settings.height, "yuv420p"
     context.time_base, context.framerate = 1 / settings.frame_rate, settings.frame_rate
-    context.colorspace, context.color_primaries = settings.color.matrix, settings.color.primaries
-    context.color_trc = settings.color.transfer
-    context.color_range = 2 if settings.color.full_range else 1
+    tag_colors(context, settings.color)
     context.thread_count, context.thread_type = settings.threads, "FRAME"
     context.gop_size = _KEYINT
     params = {"keyint": str(_KEYINT), "min-keyint": str(_KEYINT), "scenecut": "0", "open-gop": "0"}

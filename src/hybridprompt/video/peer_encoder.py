@@ -20,7 +20,7 @@ from hybridprompt.errors import CodecError, ConfigError, MediaError
 from hybridprompt.video.av1_encoder import Av1Settings, encode_stream
 from hybridprompt.video.files import FFMPEG_FAILURES, PartialFile, close_quietly, open_input, reason
 from hybridprompt.video.mp4_writer import Mp4Writer
-from hybridprompt.video.picture import ColorInfo, Picture
+from hybridprompt.video.picture import ColorInfo, Picture, tag_colors
 from hybridprompt.video.scaling import scaled as scaled
 from hybridprompt.video.source import VideoSource
 
@@ -251,8 +251,7 @@ def _describe(stream: VideoStream, width: int, height: int, time_base: Fraction,
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     context = stream.codec_context
     context.time_base = stream.time_base = time_base
-    context.colorspace, context.color_primaries = color.matrix, color.primaries
-    context.color_trc, context.color_range = color.transfer, 2 if color.full_range else 1
+    tag_colors(context, color)
 
 
 def _packets(

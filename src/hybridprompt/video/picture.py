@@ -6,6 +6,7 @@ from typing import Final
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
@@ -132,7 +133,7 @@ class Picture:
             np.copyto(target, source)
         frame.pts = self.pts
         frame.time_base = self.time_base
-        tag_frame(frame, self.color)
+        tag_colors(frame, self.color)
         return frame
 
     def halved(self) -> "Picture":
@@ -193,12 +194,11 @@ def color_of_frame(frame: av.VideoFrame) -> ColorInfo:
     return ColorInfo(matrix, _known(frame.color_primaries), _known(frame.color_trc), full_range)
 
 
-def tag_frame(frame: av.VideoFrame, color: ColorInfo) -> None:
-    """Write color tags into a frame (metadata only)."""
-    frame.colorspace = color.matrix
-    frame.color_primaries = color.primaries
-    frame.color_trc = color.transfer
-    frame.color_range = _AVCOL_RANGE_JPEG if color.full_range else _AVCOL_RANGE_MPEG
+def tag_colors(target: av.VideoFrame | VideoCodecContext, color: ColorInfo) -> None:
+    """Write color tags into a frame, or into a codec context for its stream (metadata only)."""
+    target.colorspace, target.color_primaries = color.matrix, color.primaries
+    target.color_trc = color.transfer
+    target.color_range = _AVCOL_RANGE_JPEG if color.full_range else _AVCOL_RANGE_MPEG
 
 
 def picture_from_frame(

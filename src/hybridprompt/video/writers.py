@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.video.files import FFMPEG_FAILURES, PartialFile, close_quietly, reason
-from hybridprompt.video.picture import Picture
+from hybridprompt.video.picture import Picture, tag_colors
 
 _VIDEO_FORMATS: Final = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
@@ -218,8 +218,7 @@ class VideoWriter(_AbortOnExit):
         context = stream.codec_context
         context.time_base = stream.time_base = first.time_base
         context.sample_aspect_ratio = self._aspect
-        context.colorspace, context.color_primaries = first.color.matrix, first.color.primaries
-        context.color_trc, context.color_range = first.color.transfer, 2 if first.color.full_range else 1
+        tag_colors(context, first.color)
         self._stream = stream
 
 
