@@ -83,7 +83,7 @@ class FakeBaseEncoder:
         assert crf == quantise_crf(crf)
         return Base(gop, crf, self.encoder.real(gop, crf))
 
-    def again(self, base: Base, crf: float) -> Base:
+    def again(self, base: Base, crf: float, *, hold_still: bool = True) -> Base:
         return self.encode(base.gop, crf)
 
     def analysis_bytes(self, pictures: object, crf: float, *, threads: int) -> int:

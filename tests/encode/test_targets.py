@@ -41,7 +41,7 @@ class FakeBase:
         self.encodes += 1
         return BaseGop([], [], crf, 1.0)
 
-    def again(self, base: BaseGop, crf: float) -> BaseGop:
+    def again(self, base: BaseGop, crf: float, *, hold_still: bool = True) -> BaseGop:
         return self.at(crf)
 
     def distance(self, base: BaseGop) -> float:
@@ -132,6 +132,7 @@ class FakeSizes(FakeBase):
         super().__init__(1.0, steepness)
         self.factors = factors
         self.by_gop = [0] * len(factors)
+        self.held: list[bool] = []
 
     def bytes_of(self, gop: int, crf: float) -> int:
         return round(10_000 * self.factors[gop] * math.exp(self.steepness * relative_log_bytes(crf)))
@@ -141,7 +142,8 @@ class FakeSizes(FakeBase):
         packet = CodedPacket(bytes(self.bytes_of(gop, crf)), gop, gop, 1, is_keyframe=True)
         return BaseGop([], [packet], crf, 1.0)
 
-    def again(self, base: BaseGop, crf: float) -> BaseGop:
+    def again(self, base: BaseGop, crf: float, *, hold_still: bool = True) -> BaseGop:
+        self.held.append(hold_still)
         return self.of(base.packets[0].pts, crf)
 
     def analysis_bytes(self, pictures: object, crf: float, *, threads: int) -> int:
@@ -208,6 +210,17 @@ def test_of_all_encodes_the_nearest_to_the_rate_is_kept() -> None:
     assert kept.size_bytes == 5200
     target.expect(0, kept)
     assert target.error() == pytest.approx(0.04)
+
+
+def test_a_still_is_held_where_what_is_missing_is_less_than_a_leap_of_its_bytes() -> None:
+    fake = FakeSizes(1.0)
+    fake.settings = EncodeSettings(bitrate_kbps=100.0, preset="medium")
+    target = fake.target(40.0)  # 5000 bytes
+    crf = target.crf_for(0, [])
+    sizes = iter([5400, 5050, 4940, 5000])
+    fake.bytes_of = lambda gop, crf: next(sizes)  # type: ignore[method-assign]
+    assert target.settled(0, fake.of(0, crf)).size_bytes == 5000
+    assert fake.held == [False, True, True]
 
 
 @pytest.mark.parametrize("kbps", [1.0, 100_000.0])

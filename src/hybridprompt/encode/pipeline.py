@@ -237,9 +237,7 @@ class _Encoder:
 
     def correct(self, target: Target, spool: PacketSpool) -> None:
         """Encode single GOPs again until the target is met or the preset's allowance is spent."""
-        # A rate is one number, a quality one for every GOP.
-        least = 1 if self.settings.quality is None else 2
-        allowance = max(least, math.ceil(len(self.results) * 0.34 * (self.settings.effort.passes - 1)))
+        allowance = max(2, math.ceil(len(self.results) * 0.34 * (self.settings.effort.passes - 1)))
         done = 0
         tried: set[tuple[int, float]] = set()
         for _ in range(allowance):

@@ -31,6 +31,9 @@ _FAR_OFF = 1.0
 _NEAR, _NEAR_OF_MANY = 0.004, 0.025
 """Relative error of a video's rate that its last GOP is left with; the same where quick ones precede it."""
 
+_LEAP = 0.025
+"""About by how much of a GOP's bytes a still's own change in leaps: what is less, only the rest can meet."""
+
 _USUAL_ANCHORS, _USUAL_ANCHOR_BYTES, _USUAL_BLOCK_BYTES = 3.3, 36, 0.12
 """Of the prompts of a GOP: their number, and the bytes of one without its gate, and of each block of that."""
 
@@ -165,7 +168,9 @@ class RateTarget:
             done = errors[base.crf] <= near if last else abs(wanted - base.crf) <= _FAR_OFF
             if done or wanted in errors:
                 break
-            base = self._encoder.again(base, wanted)
+            missing = abs(self.control.error) * self.control.target_bytes
+            hold_still = missing <= _LEAP * base.size_bytes
+            base = self._encoder.again(base, wanted, hold_still=hold_still)
             errors[wanted] = self._error_with(gop, base)
             # A GOP that others follow has the CRF that they begin with, whatever its own bytes.
             if not last or errors[wanted] < errors[nearest.crf]:
