@@ -63,6 +63,9 @@ def test_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("SOME_FOLDER", "/data")
     found = load_settings(config(tmp_path, 'clips = ["$SOME_FOLDER/x", "${SOME_FOLDER}/y"]'), {})
     assert found.clips == (Path("/data/x"), Path("/data/y"))
+    found = load_settings(config(tmp_path, 'clips = "a"\nknown = "$SOME_FOLDER/results.jsonl"'), {})
+    assert found.known == (Path("/data/results.jsonl"),)
+    assert found.as_dict()["known"] == ["/data/results.jsonl"]
 
 
 @pytest.mark.parametrize(

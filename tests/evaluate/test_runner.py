@@ -205,6 +205,29 @@ def test_other_settings_archive_and_bring_back(clips: Path, tmp_path: Path, fake
     assert (tmp_path / "results.jsonl").read_bytes() == before
 
 
+def test_results_of_other_runs_are_taken_where_they_would_be_the_same(
+    clips: Path, tmp_path: Path, fake: FakeMethod
+) -> None:
+    run(fake, settings(clips, tmp_path / "first"))
+    published = tmp_path / "published.jsonl"
+    (tmp_path / "first" / "results.jsonl").replace(published)
+    text = published.read_bytes()
+    fake.log.clear()
+    given = settings(clips, tmp_path / "second", known=(published,))
+    outcome = run(fake, given)
+    assert (outcome.reused, outcome.encodes, fake.log) == (4, 0, [])
+    assert (tmp_path / "second" / "results.jsonl").read_bytes() == text
+    # One result fewer: the others of the file do not become this run's.
+    fewer = replace(given, output=tmp_path / "third", rates=(RateClass(0, (100.0,)),))
+    assert run(fake, fewer).reused == 2
+    assert len(lines(tmp_path / "third")) == 2
+    assert not (tmp_path / "third" / "archive.jsonl").exists()
+    assert published.read_bytes() == text
+    assert run(replace(fake, version=2), replace(given, output=tmp_path / "fourth")).reused == 0
+    with pytest.raises(ConfigError, match=r"known: .*gone\.jsonl is no file"):
+        run(fake, replace(given, known=(tmp_path / "gone.jsonl",)))
+
+
 def test_other_code_makes_other_results(clips: Path, tmp_path: Path, fake: FakeMethod) -> None:
     run(fake, settings(clips, tmp_path))
     outcome = run(replace(fake, version=2), settings(clips, tmp_path))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hybridprompt.errors import MediaError
+from hybridprompt.errors import ConfigError, MediaError
 from hybridprompt.evaluate.cache import write_text_atomically
 from hybridprompt.video.files import reason
 
@@ -24,11 +24,18 @@ class ResultStore:
     """``results.jsonl`` of a run folder: appended to as results come, put in order at the end.
 
     Results of earlier settings move to ``archive.jsonl``, from where they come back when those settings do.
+    known: results of other runs, read only.  Raises ConfigError where there is none, MediaError where one
+    cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, known: Iterable[Path] = ()) -> None:
         self.path = folder / "results.jsonl"
         self.archive = folder / "archive.jsonl"
+        self._elsewhere: dict[str, Record] = {}
+        for path in known:
+            if not path.is_file():
+                raise ConfigError(f"known: {path} is no file")
+            self._elsewhere |= {r["key"]: r for r in _read(path)}
         self._current = _read(self.path)
         self._known = {r["key"]: r for r in (*_read(self.archive), *self._current)}
 
@@ -39,8 +46,11 @@ class ResultStore:
 
     def find(self, key: str) -> Record | None:
         """The result under a key, unless it is an error: those are tried again."""
-        record = self._known.get(key)
-        return record if record is not None and record["error"] is None else None
+        for results in (self._known, self._elsewhere):
+            record = results.get(key)
+            if record is not None and record["error"] is None:
+                return record
+        return None
 
     def append(self, record: Record) -> None:
         """Add a result; it is on disk when this returns.  Raises MediaError."""

@@ -109,7 +109,7 @@ class Evaluation:
             write_text_atomically(
                 folder / "settings.json", json.dumps(describe(settings, clips), indent=1) + "\n"
             )
-            store = ResultStore(folder)
+            store = ResultStore(folder, settings.known)
             cache = self.open_cache()
             metrics = MetricSet(
                 settings.metrics, threads=settings.threads, precision=settings.heavy_precision

@@ -82,7 +82,8 @@ class EvaluateSettings:
     heavy_precision: of the networks of the costly metrics.  vmaf_step: VMAF scores every how many-th frame.
     seed: 0 spreads the samples evenly, others draw one in each equal part.  speed: measure decoding of
     full-size methods, medians of speed_repeats.  frame_by_frame_frames: how many frames that method
-    generates.  method: samples of single methods, by name.
+    generates.  known: ``results.jsonl`` of other runs; what would come out the same is taken from them.
+    method: samples of single methods, by name.
     """
 
     clips: tuple[Path, ...] = ()
@@ -111,6 +112,7 @@ class EvaluateSettings:
     generator: Path | None = None
     cache_gigabytes: float = 8.0
     output: Path = Path("out/evaluate")
+    known: tuple[Path, ...] = ()
     method: Mapping[str, SampleOverride] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -163,7 +165,7 @@ class EvaluateSettings:
             key: str(value)
             if isinstance(value, Path)
             else [str(v) for v in value]
-            if key == "clips"
+            if key in ("clips", "known")
             else value
             for key, value in plain.items()
         }
@@ -345,6 +347,7 @@ def _overrides(value: Any) -> dict[str, SampleOverride]:
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "clips": lambda value: parse_paths(_texts([value] if isinstance(value, str) else value), "clips"),
+    "known": lambda value: parse_paths(_texts([value] if isinstance(value, str) else value), "known"),
     "rates": _rate_classes,
     "methods": lambda value: tuple(map(parse_method, _texts(value))),
     "scales": lambda value: tuple(_texts(value)),
