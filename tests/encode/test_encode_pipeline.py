@@ -58,6 +58,9 @@ class FakeBase:
     def again(self, base: BaseGop, crf: float, *, hold_still: bool = True) -> BaseGop:
         return self.encode(base.pictures, crf, base.variant)
 
+    def other_still(self, base: BaseGop) -> BaseGop | None:
+        return None
+
 
 class MostlyStill(FakeBase):
     """Of the bytes of a GOP, nine of ten are of its still."""

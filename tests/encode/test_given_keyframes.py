@@ -331,15 +331,19 @@ CURVES = {
 }
 
 
-@pytest.mark.parametrize(("curves", "best"), [("flat", 0.0), ("steep", 8.0), ("large", -5.0)])
-def test_of_several_stills_the_best_at_equal_bytes_is_kept(monkeypatch, curves: str, best: float) -> None:
+@pytest.mark.parametrize("steepness", [0.2, 1.3])
+@pytest.mark.parametrize(("curves", "best"), [("flat", None), ("steep", 8.0), ("large", -5.0)])
+def test_of_several_stills_the_best_at_equal_bytes_is_found(
+    monkeypatch: pytest.MonkeyPatch, curves: str, best: float | None, steepness: float
+) -> None:
     encoder = base_encoder("h265", preset="medium")
     assert encoder.settings.effort.still_offsets == (0.0, 8.0, -5.0)
 
     def made(pictures: list[Picture], crf: float, variant: GivenKeyframe) -> BaseGop:
         kilobytes = CURVES[curves][variant.still_offset][0]
-        size = 1000 * kilobytes * math.exp(1.3 * (relative_log_bytes(crf) - relative_log_bytes(62.0)))
-        return BaseGop(pictures, [CodedPacket(bytes(round(size)), 0, 0, 1, True)], crf, variant)
+        change = steepness * (relative_log_bytes(crf) - relative_log_bytes(62.0))
+        size = round(1000 * kilobytes * math.exp(change))
+        return BaseGop(pictures, [CodedPacket(bytes(size), 0, 0, 1, True)], crf, variant)
 
     def distance(self: object, base: BaseGop) -> float:
         _, level, worth = CURVES[curves][base.variant.still_offset]
@@ -347,8 +351,14 @@ def test_of_several_stills_the_best_at_equal_bytes_is_kept(monkeypatch, curves: 
 
     monkeypatch.setattr(encoder, "encode", made)
     monkeypatch.setattr(NalBaseEncoder, "distance", distance)
-    kept = encoder.best(scene(1), 62.0)
-    assert (kept.crf, kept.variant) == (62.0, GivenKeyframe(best))
+    first = encoder.best(scene(1), 62.0)
+    assert (first.crf, first.variant) == (62.0, GivenKeyframe(0.0))
+    other = encoder.other_still(first)
+    if best is None:
+        assert other is None
+    else:
+        assert other is not None
+        assert (other.crf, other.variant) == (62.0, GivenKeyframe(best))
 
 
 # -------------------------------------------------------------------------------------- stand-in keyframes

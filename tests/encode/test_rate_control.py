@@ -69,6 +69,7 @@ class Base:
     gop: int
     crf: float
     size_bytes: int
+    variant: float = 1.0
 
 
 class FakeBaseEncoder:

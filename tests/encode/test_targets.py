@@ -11,7 +11,7 @@ import pytest
 from encode_media import LumaJudge, Oracle, packets_of, scene, scenes, write_source
 
 from hybridprompt.encode import pipeline
-from hybridprompt.encode.base import BaseEncoder, BaseGop
+from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, Variant
 from hybridprompt.encode.buffer import RateBuffer
 from hybridprompt.encode.pipeline import encode_file
 from hybridprompt.encode.rate_control import (
@@ -133,6 +133,7 @@ class FakeSizes(FakeBase):
         self.factors = factors
         self.by_gop = [0] * len(factors)
         self.held: list[bool] = []
+        self.variant: Variant = 1.0
 
     def bytes_of(self, gop: int, crf: float) -> int:
         return round(10_000 * self.factors[gop] * math.exp(self.steepness * relative_log_bytes(crf)))
@@ -140,7 +141,7 @@ class FakeSizes(FakeBase):
     def of(self, gop: int, crf: float) -> BaseGop:
         self.by_gop[gop] += 1
         packet = CodedPacket(bytes(self.bytes_of(gop, crf)), gop, gop, 1, is_keyframe=True)
-        return BaseGop([], [packet], crf, 1.0)
+        return BaseGop([], [packet], crf, self.variant)
 
     def again(self, base: BaseGop, crf: float, *, hold_still: bool = True) -> BaseGop:
         self.held.append(hold_still)
@@ -215,11 +216,24 @@ def test_of_all_encodes_the_nearest_to_the_rate_is_kept() -> None:
 def test_a_still_is_held_where_what_is_missing_is_less_than_a_leap_of_its_bytes() -> None:
     fake = FakeSizes(1.0)
     fake.settings = EncodeSettings(bitrate_kbps=100.0, preset="medium")
+    fake.variant = GivenKeyframe(0.0)
     target = fake.target(40.0)  # 5000 bytes
     crf = target.crf_for(0, [])
-    sizes = iter([5400, 5050, 4940, 5000])
+    sizes = iter([5600, 5400, 5060, 5005])
     fake.bytes_of = lambda gop, crf: next(sizes)  # type: ignore[method-assign]
-    assert target.settled(0, fake.of(0, crf)).size_bytes == 5000
+    assert target.settled(0, fake.of(0, crf)).size_bytes == 5005
+    assert fake.held == [False, False, True]
+
+
+def test_a_still_is_held_where_the_rate_is_between_two() -> None:
+    fake = FakeSizes(1.0)
+    fake.settings = EncodeSettings(bitrate_kbps=100.0, preset="medium")
+    fake.variant = GivenKeyframe(0.0)
+    target = fake.target(40.0)  # 5000 bytes
+    crf = target.crf_for(0, [])
+    sizes = iter([5300, 4500, 5150, 5010])
+    fake.bytes_of = lambda gop, crf: next(sizes)  # type: ignore[method-assign]
+    assert target.settled(0, fake.of(0, crf)).size_bytes == 5010
     assert fake.held == [False, True, True]
 
 

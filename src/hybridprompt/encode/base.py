@@ -130,6 +130,10 @@ class BaseEncoder:
         bases = [self.encode(pictures, crf, factor) for factor in self.settings.effort.key_lambda_factors]
         return self.cheapest(bases)
 
+    def other_still(self, base: BaseGop) -> BaseGop | None:
+        """The GOP at the same CRF with a still that serves it better than its own, where there is one."""
+        return None
+
     def cheapest(self, bases: Sequence[BaseGop]) -> BaseGop:
         """The base that is nearest to its source at equal bytes."""
         return min(bases, key=self._cost) if len(bases) > 1 else bases[0]

@@ -6,9 +6,9 @@ are coded against the still as it is, and generation happens behind the encoder'
 where nothing is coded.
 
 Note [Stills at equal bytes]: with stills of several sizes a GOP takes unlike bytes at one CRF, and what those
-would change elsewhere in it differs between GOPs, and between stills of one GOP, by a factor of three: enough
-to make the one still right or the other.  So with each still but the usual one the GOP is encoded once more,
-at a CRF where it takes about as many bytes as with the usual one.
+would change elsewhere in it differs between GOPs, between stills of one GOP, and along its rate, by a factor
+of three: enough to make the one still right or the other.  So with each still but the usual one the GOP is
+encoded once more, at a CRF where it takes about as many bytes as with the usual one, at its target.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Final
 from hybridprompt.decode.still import DecodedStill
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe
 from hybridprompt.encode.cached_generator import CachedGenerator
-from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
+from hybridprompt.encode.rate_control import crf_at, quantise_crf, relative_log_bytes
 from hybridprompt.encode.recent import LastTwo
 from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
@@ -46,6 +46,12 @@ STILL_CRF_OFFSET = -16.0
 
 _LEAST_CHANGE: Final = 0.03
 """In log bytes; two encodes of a GOP that are nearer tell nothing."""
+
+_MATCHES: Final = 3
+"""How often a GOP is encoded to meet the bytes that it has with another still."""
+
+_LEAST_SLOPE: Final = -0.025
+"""Of log bytes per CRF; where they fall by less, a step would be a leap."""
 
 _WORTHS: Final = (0.2, 3.0)
 
@@ -118,35 +124,52 @@ class GivenKeyframeEncoder(BaseEncoder):
     """First pts of the GOPs for which none fits."""
 
     def best(self, pictures: list[Picture], crf: float) -> BaseGop:
-        """Encode a GOP with stills of all the sizes that the preset tries; return what serves it best."""
-        usual, *others = self.settings.effort.still_offsets
-        first = self.encode(pictures, crf, GivenKeyframe(usual))
-        if not others:
-            return first
-        known = math.log(max(self.distance(first), 1e-9))
+        """Encode a GOP with a still of the usual size."""
+        return self.encode(pictures, crf, GivenKeyframe(self.settings.effort.still_offsets[0]))
+
+    def other_still(self, base: BaseGop) -> BaseGop | None:
+        """See BaseEncoder.other_still and Note [Stills at equal bytes]."""
+        others = self.settings.effort.still_offsets[1:]
+        if not others or not isinstance(base.variant, GivenKeyframe):
+            return None
+        known = math.log(max(self.distance(base), 1e-9))
         for offset in others:
-            other = self.encode(pictures, crf, GivenKeyframe(offset))
-            change = self._log_distance_at(first.size_bytes, other) - known
-            logger.debug("CRF %g, still %+g: %+.1f %% at equal bytes", crf, offset, 100 * math.expm1(change))
+            other = self.encode(base.pictures, base.crf, GivenKeyframe(offset))
+            change = self._log_distance_at(base.size_bytes, other) - known
+            logger.debug("still %+g: %+.1f %% at equal bytes", offset, 100 * math.expm1(change))
             if change < 0:
                 # Where smaller stills win, larger ones would lose.
                 return other
-        return first
+        return None
 
     def _log_distance_at(self, size_bytes: int, base: BaseGop) -> float:
         """Log of the distance that a GOP would have with so many bytes: see Note [Stills at equal bytes]."""
-        known = math.log(max(self.distance(base), 1e-9))
-        missing = math.log(size_bytes / base.size_bytes)
-        wanted = crf_at(relative_log_bytes(base.crf) + missing)
-        if wanted == base.crf:
-            return known - self.worth_of_bytes * missing
-        other = self.encode(base.pictures, wanted, base.variant)
-        change = math.log(other.size_bytes / base.size_bytes)
+        tried = [base]
+
+        def missing(base: BaseGop) -> float:
+            return math.log(size_bytes / base.size_bytes)
+
+        for _ in range(_MATCHES):
+            last = tried[-1]
+            if abs(missing(last)) <= _LEAST_CHANGE:
+                break
+            wanted = crf_at(relative_log_bytes(last.crf) + missing(last))
+            if len(tried) > 1 and last.crf != tried[-2].crf:
+                slope = (missing(tried[-2]) - missing(last)) / (last.crf - tried[-2].crf)
+                wanted = quantise_crf(last.crf + missing(last) / min(slope, _LEAST_SLOPE))
+            if wanted == last.crf:
+                break
+            tried.append(self.encode(base.pictures, wanted, base.variant))
+        nearest, *others = sorted(tried, key=lambda other: abs(missing(other)))
+        known = math.log(max(self.distance(nearest), 1e-9))
         worth = self.worth_of_bytes
-        if abs(change) > _LEAST_CHANGE:
-            measured = (known - math.log(max(self.distance(other), 1e-9))) / change
-            worth = min(max(measured, _WORTHS[0]), _WORTHS[1])
-        return known - worth * missing
+        for other in others:
+            change = missing(nearest) - missing(other)
+            if abs(change) > _LEAST_CHANGE:
+                measured = (known - math.log(max(self.distance(other), 1e-9))) / change
+                worth = min(max(measured, _WORTHS[0]), _WORTHS[1])
+                break
+        return known - worth * missing(nearest)
 
     @cached_property
     def keyframes(self) -> GivenKeyframes:

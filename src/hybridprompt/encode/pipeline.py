@@ -192,6 +192,9 @@ class _Encoder:
         # An analysis knows better: a GOP lasts until the next one starts.
         self.durations.setdefault(index, self._seconds(_pts(pictures[0]), self._end(pictures)))
         base = target.settled(index, self.base.best(pictures, target.crf_for(index, pictures)))
+        other = self.base.other_still(base)
+        if other is not None:
+            base = target.settled(index, other)
         base = self._within_buffer(index, base)
         target.expect(index, base)
         return index, base

@@ -219,6 +219,11 @@ class RateControl:
         self._measured.setdefault(gop, {})[crf] = math.log(max(base_bytes, 1))
         self.spent[gop] = (crf, base_bytes, prompt_bytes)
 
+    def forget(self, gop: int) -> None:
+        """Forget what a GOP took: it is coded in another way from now on."""
+        self._measured.pop(gop, None)
+        self.spent.pop(gop, None)
+
     def expect(self, gop: int, crf: float, base_bytes: int) -> None:
         """Tell what a GOP's base took, its prompts still to be decided."""
         self.spent.pop(gop, None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Protocol
 
-from hybridprompt.encode.base import WORTH_OF_BYTES, BaseEncoder, BaseGop, Variant
+from hybridprompt.encode.base import WORTH_OF_BYTES, BaseEncoder, BaseGop, GivenKeyframe, Variant
 from hybridprompt.encode.blocks import BLOCK_LOG2
 from hybridprompt.encode.gate import GopDecision
 from hybridprompt.encode.rate_control import (
@@ -32,7 +32,7 @@ _NEAR, _NEAR_OF_MANY = 0.004, 0.025
 """Relative error of a video's rate that its last GOP is left with; the same where quick ones precede it."""
 
 _LEAP = 0.025
-"""About by how much of a GOP's bytes a still's own change in leaps: what is less, only the rest can meet."""
+"""A still's bytes change in leaps of this much of its GOP's, and more."""
 
 _USUAL_ANCHORS, _USUAL_ANCHOR_BYTES, _USUAL_BLOCK_BYTES = 3.3, 36, 0.12
 """Of the prompts of a GOP: their number, and the bytes of one without its gate, and of each block of that."""
@@ -161,20 +161,28 @@ class RateTarget:
     def _nearest(self, gop: int, base: BaseGop) -> BaseGop:
         last = gop == len(self.control.analyses) - 1
         near = _NEAR_OF_MANY if self._quick and gop else _NEAR
+        # Another still may have been tried before, whose bytes tell nothing of this one's.
+        self.control.forget(gop)
         errors = {base.crf: self._error_with(gop, base)}
-        nearest = base
+        nearest, nearest_error = base, abs(errors[base.crf])
+        held, has_still = False, last and isinstance(base.variant, GivenKeyframe)
         for _ in range(self._repeats(gop)):
+            # With a still on either side of the rate, or near it, only the other pictures can meet it.
+            between = min(errors.values()) < 0 < max(errors.values())
+            leap = _LEAP * nearest.size_bytes / self.control.target_bytes
+            if has_still and not held and (between or nearest_error <= leap):
+                held, base = True, nearest
+                self.control.forget(gop)
+                errors = {base.crf: self._error_with(gop, base)}
             wanted = self.control.crf_for_gop(gop)
-            done = errors[base.crf] <= near if last else abs(wanted - base.crf) <= _FAR_OFF
+            done = abs(errors[base.crf]) <= near if last else abs(wanted - base.crf) <= _FAR_OFF
             if done or wanted in errors:
                 break
-            missing = abs(self.control.error) * self.control.target_bytes
-            hold_still = missing <= _LEAP * base.size_bytes
-            base = self._encoder.again(base, wanted, hold_still=hold_still)
+            base = self._encoder.again(base, wanted, hold_still=held)
             errors[wanted] = self._error_with(gop, base)
             # A GOP that others follow has the CRF that they begin with, whatever its own bytes.
-            if not last or errors[wanted] < errors[nearest.crf]:
-                nearest = base
+            if not last or abs(errors[wanted]) < nearest_error:
+                nearest, nearest_error = base, abs(errors[wanted])
         return nearest
 
     def _repeats(self, gop: int) -> int:
@@ -190,7 +198,7 @@ class RateTarget:
 
     def _error_with(self, gop: int, base: BaseGop) -> float:
         self.control.expect(gop, base.crf, base.size_bytes)
-        return abs(self.control.error)
+        return self.control.error
 
     def expect(self, gop: int, base: BaseGop) -> None:
         self._held |= self._settled_crf is not None and base.crf > self._settled_crf
@@ -238,6 +246,8 @@ class QualityTarget:
 
     def settled(self, gop: int, base: BaseGop) -> BaseGop:
         tried = {base.crf: base}
+        # Another still may have been tried before.
+        self._known.pop(gop, None)
         for repeat in range(_QUALITY_REPEATS + 1):
             measured = math.log(max(self.encoder.distance(base), 1e-9))
             self._known.setdefault(gop, {})[base.crf] = measured
