@@ -59,6 +59,22 @@ def test_samples_of_a_method(tmp_path: Path) -> None:
     assert found.samples_for(parse_method("x265@1/3")) == (10, 1)
 
 
+def test_rates_of_single_methods(tmp_path: Path) -> None:
+    text = (
+        "rates = [100, 200, 400]\n[method.x265]\nkbps = [200, 100, 150]\n[method.'x265@1/2']\nkbps = [100]\n"
+    )
+    found = load_settings(config(tmp_path, text), {})
+    rates = {
+        name: found.rates_of(parse_method(name), 720) for name in ("x264", "x265", "x265@2/3", "x265@1/2")
+    }
+    assert rates == {
+        "x264": (100.0, 200.0, 400.0),
+        "x265": (100.0, 200.0),
+        "x265@2/3": (100.0, 200.0),
+        "x265@1/2": (100.0,),
+    }
+
+
 def test_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_FOLDER", "/data")
     found = load_settings(config(tmp_path, 'clips = ["$SOME_FOLDER/x", "${SOME_FOLDER}/y"]'), {})
@@ -96,6 +112,9 @@ def test_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ('clips = ["$NO_SUCH_VARIABLE/x"]', "NO_SUCH_VARIABLE is not set"),
         ("clips = 3", "clips: is 3, expected a list"),
         ("[method.x265]\nframes = 1", "method: x265"),
+        ("[method.x265]\nkbps = 100", "method: x265.kbps is 100, expected a list of rates"),
+        ("[method.x265]\nkbps = []", "method.x265.kbps is empty"),
+        ("[method.x265]\nkbps = ['a']", "method: is 'a', expected a number"),
         ("[method.x26]\nheavy_frames = 1", "method.x26"),
     ],
 )

@@ -21,7 +21,7 @@ from hybridprompt.evaluate.methods import MethodName, Reference, parse_method
 from hybridprompt.evaluate.rates import Grid, crf_grid
 from hybridprompt.evaluate.references import open_reference
 from hybridprompt.evaluate.runner import Evaluation, Moment, Outcome
-from hybridprompt.evaluate.settings import EvaluateSettings, RateClass
+from hybridprompt.evaluate.settings import EvaluateSettings, RateClass, SampleOverride
 from hybridprompt.video.peer_encoder import track_bytes
 from hybridprompt.video.picture import Picture
 
@@ -203,6 +203,27 @@ def test_other_settings_archive_and_bring_back(clips: Path, tmp_path: Path, fake
     assert [r["target_kbps"] for r in lines(tmp_path)] == [70, 70]
     assert run(fake, given).reused == 4
     assert (tmp_path / "results.jsonl").read_bytes() == before
+
+
+def test_a_method_may_have_some_of_the_rates_only(clips: Path, tmp_path: Path, fake: FakeMethod) -> None:
+    given = settings(
+        clips,
+        tmp_path,
+        methods=(parse_method("hybridprompt-fast"), parse_method("hybridprompt-slow")),
+        method={"hybridprompt-slow": SampleOverride(kbps=(100.0, 70.0))},
+    )
+    moments: list[Moment] = []
+    outcome = Evaluation(given, lambda name, _: replace(fake, name=name), progress=moments.append).run()
+    assert outcome.complete
+    assert {(r["method"], r["target_kbps"]) for r in outcome.records} == {
+        ("hybridprompt-fast", 50.0),
+        ("hybridprompt-fast", 100.0),
+        ("hybridprompt-slow", 100.0),
+    }
+    assert {moment.total for moment in moments} == {6}
+    # A result is the same whether its method has other rates, too.
+    again = Evaluation(replace(given, method={}), lambda name, _: replace(fake, name=name)).run()
+    assert again.reused == 6
 
 
 def test_results_of_other_runs_are_taken_where_they_would_be_the_same(

@@ -163,8 +163,11 @@ class _Work:
         self.done = self.total = 0
 
     def all(self, clips: tuple[Path, ...]) -> list[Record]:
-        names = self.settings.methods
-        self.total = len(clips) * len(names) * max(len(c.kbps) for c in self.settings.rates)
+        heights = [rate_class.min_height for rate_class in self.settings.rates]
+        self.total = len(clips) * max(
+            sum(len(self.settings.rates_of(name, height)) for name in self.settings.methods)
+            for height in heights
+        )
         records: list[Record] = []
         for clip in clips:
             records += self._clip(clip)
@@ -181,17 +184,15 @@ class _Work:
         except (HybridPromptError, OSError) as error:
             _log.debug("%s cannot be used", clip, exc_info=True)
             # How many lines it has is not known: the rates of the smallest class stand for it.
-            rates = self.settings.rates_for(0)
-            self.done += len(names) * len(rates)
+            unknown = [(name, rate) for name in names for rate in self.settings.rates_of(name, 0)]
+            self.done += len(unknown)
             return [
                 self._kept(failed(clip.stem, name, rate, f"unreadable clip: {error}"))
-                for name in names
-                for rate in rates
+                for name, rate in unknown
             ]
-        rates = self.settings.rates_for(reference.height)
         out = []
         for name in names:
-            for rate in rates:
+            for rate in self.settings.rates_of(name, reference.height):
                 out.append(self._result(reference, name, rate))
                 self.done += 1
         return out

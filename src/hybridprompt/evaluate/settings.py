@@ -62,10 +62,11 @@ class RateClass:
 
 @dataclass(frozen=True)
 class SampleOverride:
-    """Frames measured of one method, where they differ from those of all."""
+    """What of one method differs from all: the frames that are measured, the rates that it is tried at."""
 
     light_frames: int | None = None
     heavy_frames: int | None = None
+    kbps: tuple[float, ...] | None = None
 
 
 DEFAULT_RATES = (RateClass(900, (100.0, 200.0, 400.0)), RateClass(0, (60.0, 120.0, 240.0)))
@@ -83,7 +84,7 @@ class EvaluateSettings:
     seed: 0 spreads the samples evenly, others draw one in each equal part.  speed: measure decoding of
     full-size methods, medians of speed_repeats.  frame_by_frame_frames: how many frames that method
     generates.  known: ``results.jsonl`` of other runs; what would come out the same is taken from them.
-    method: samples of single methods, by name.
+    method: samples and rates of single methods, by name.
     """
 
     clips: tuple[Path, ...] = ()
@@ -149,9 +150,17 @@ class EvaluateSettings:
         fitting = [rate_class for rate_class in self.rates if rate_class.min_height <= height]
         return tuple(sorted(max(fitting, key=lambda c: c.min_height).kbps))
 
+    def rates_of(self, method: MethodName, height: int) -> tuple[float, ...]:
+        """Those of ``rates_for`` that a method is tried at."""
+        only = self._override(method).kbps
+        return tuple(rate for rate in self.rates_for(height) if only is None or rate in only)
+
+    def _override(self, method: MethodName) -> SampleOverride:
+        return self.method.get(str(method)) or self.method.get(method.base) or SampleOverride()
+
     def samples_for(self, method: MethodName) -> tuple[int, int]:
         """How many light and heavy frames are measured of a method."""
-        override = self.method.get(str(method)) or self.method.get(method.base) or SampleOverride()
+        override = self._override(method)
         light, heavy = override.light_frames, override.heavy_frames
         return (
             self.light_frames if light is None else light,
@@ -189,6 +198,8 @@ def _check_overrides(overrides: Mapping[str, SampleOverride]) -> None:
             value = getattr(override, key)
             if value is not None and not 0 <= value <= 10_000:
                 raise ConfigError(f"method.{name}.{key} is {value}, expected 0 to 10000")
+        if override.kbps is not None and not override.kbps:
+            raise ConfigError(f"method.{name}.kbps is empty, expected one rate or more")
 
 
 _RANGES = (
@@ -340,8 +351,13 @@ def _overrides(value: Any) -> dict[str, SampleOverride]:
     out = {}
     for name, table in value.items():
         if not isinstance(table, dict) or not set(table) <= names:
-            raise ConfigError(f"{name} is {table!r}, expected a table with {' and '.join(sorted(names))}")
-        out[name] = SampleOverride(**{key: _whole(number) for key, number in table.items()})
+            raise ConfigError(f"{name} is {table!r}, expected a table with {', '.join(sorted(names))}")
+        values: dict[str, Any] = {key: _whole(value) for key, value in table.items() if key != "kbps"}
+        if "kbps" in table:
+            if not isinstance(table["kbps"], list):
+                raise ConfigError(f"{name}.kbps is {table['kbps']!r}, expected a list of rates")
+            values["kbps"] = tuple(map(_number, table["kbps"]))
+        out[name] = SampleOverride(**values)
     return out
 
 
