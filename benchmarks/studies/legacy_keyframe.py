@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 
@@ -34,19 +35,18 @@ from hybridprompt.video.peer_encoder import write_lossless
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
 
-SIZES = (None, 1500, 3000, 6000)
+SIZES = (1500, 3000, 6000)
 
 
-def distance(path: Path, sources: list[Picture], alex: Lpips, *, base: bool) -> float:
-    """LPIPS-Alex of a file, mean of five frames."""
+def distance(shown: Iterable[Picture], sources: list[Picture], alex: Lpips) -> float:
+    """LPIPS-Alex of what is shown of a clip, mean of five frames."""
     frames = sample_frames(len(sources), 5)
-    found = []
-    with VideoFile(path, base=base) as video, torch.inference_mode():
-        for index, decoded in enumerate(video):
-            if index in frames:
-                shown, wanted = picture_to_rgb(decoded.picture), picture_to_rgb(sources[index])
-                found.append(float(alex(shown, wanted)))
-    return fmean(found)
+    with torch.inference_mode():
+        return fmean(
+            float(alex(picture_to_rgb(picture), picture_to_rgb(sources[index])))
+            for index, picture in enumerate(shown)
+            if index in frames
+        )
 
 
 def main() -> None:
@@ -55,6 +55,7 @@ def main() -> None:
     )
     parser.add_argument("clips", type=Path, nargs="*")
     parser.add_argument("--codecs", nargs="*", default=["h265", "h264", "av1"])
+    parser.add_argument("--sizes", nargs="*", type=int, default=SIZES)
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--seconds", type=float, default=4.0)
     options = parser.parse_args()
@@ -70,7 +71,7 @@ def main() -> None:
             write_lossless(iter(sources), cut, source.average_rate)
             for codec in options.codecs:
                 grey = 0.0
-                for size in SIZES:
+                for size in (None, *options.sizes):
                     settings = EncodeSettings(
                         bitrate_kbps=clip.rate_kbps,
                         preset=options.preset,
@@ -80,7 +81,10 @@ def main() -> None:
                         overwrite=True,
                     )
                     summary = encode_file(cut, coded, settings)
-                    ours, others = (distance(coded, sources, alex, base=base) for base in (False, True))
+                    with VideoFile(coded) as video:
+                        ours = distance((decoded.picture for decoded in video), sources, alex)
+                    # As FFmpeg decodes it, like any player that knows nothing of prompts.
+                    others = distance(VideoSource(coded).frames(), sources, alex)
                     grey = grey if size else ours
                     change = f" ({percent(ours, grey)})" if size else ""
                     told = f"{size} bytes" if size else "grey"
