@@ -213,28 +213,27 @@ def test_of_all_encodes_the_nearest_to_the_rate_is_kept() -> None:
     assert target.error() == pytest.approx(0.04)
 
 
-def test_a_still_is_held_where_what_is_missing_is_less_than_a_leap_of_its_bytes() -> None:
+@pytest.mark.parametrize(
+    ("sizes", "kept", "held"),
+    [
+        # What is missing is less than a leap of the still's bytes.
+        ((5600, 5400, 5060, 5005), 5005, [False, False, True]),
+        # The rate lies between two stills.
+        ((5300, 4500, 5150, 5010), 5010, [False, True, True]),
+    ],
+)
+def test_a_still_is_held_where_only_the_rest_can_meet_the_rate(
+    sizes: tuple[int, ...], kept: int, held: list[bool]
+) -> None:
     fake = FakeSizes(1.0)
     fake.settings = EncodeSettings(bitrate_kbps=100.0, preset="medium")
     fake.variant = GivenKeyframe(0.0)
     target = fake.target(40.0)  # 5000 bytes
     crf = target.crf_for(0, [])
-    sizes = iter([5600, 5400, 5060, 5005])
-    fake.bytes_of = lambda gop, crf: next(sizes)  # type: ignore[method-assign]
-    assert target.settled(0, fake.of(0, crf)).size_bytes == 5005
-    assert fake.held == [False, False, True]
-
-
-def test_a_still_is_held_where_the_rate_is_between_two() -> None:
-    fake = FakeSizes(1.0)
-    fake.settings = EncodeSettings(bitrate_kbps=100.0, preset="medium")
-    fake.variant = GivenKeyframe(0.0)
-    target = fake.target(40.0)  # 5000 bytes
-    crf = target.crf_for(0, [])
-    sizes = iter([5300, 4500, 5150, 5010])
-    fake.bytes_of = lambda gop, crf: next(sizes)  # type: ignore[method-assign]
-    assert target.settled(0, fake.of(0, crf)).size_bytes == 5010
-    assert fake.held == [False, True, True]
+    coming = iter(sizes)
+    fake.bytes_of = lambda gop, crf: next(coming)  # type: ignore[method-assign]
+    assert target.settled(0, fake.of(0, crf)).size_bytes == kept
+    assert fake.held == held
 
 
 @pytest.mark.parametrize("kbps", [1.0, 100_000.0])
