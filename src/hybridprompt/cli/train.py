@@ -32,6 +32,13 @@ def corpus(
     crf: Annotated[tuple[int, int], typer.Option(help="Range of the CRF.")] = (50, 63),
     preset: Annotated[int, typer.Option(min=0, max=13, help="SVT-AV1's preset.")] = 9,
     holdout: Annotated[int, typer.Option(min=2, help="Every so-many-th photo is for validation.")] = 20,
+    generator: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SIZE|FILE",
+            help="Also keep pictures predicted from this one's: small, medium, or an ONNX file.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all random choices.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 2,
 ) -> None:
@@ -43,10 +50,18 @@ def corpus(
         raise ConfigError("nothing to learn from: give --photos DIR or --clips DIR")
     pieces = []
     for index, folder in enumerate(clips or []):
-        pieces += plan_clips(folder, starts=starts, crf_range=crf, preset=preset, seed=seed + index)
+        pieces += plan_clips(
+            folder, starts=starts, crf_range=crf, preset=preset, seed=seed + index, generator=generator
+        )
     for index, folder in enumerate(photos or []):
         pieces += plan_photos(
-            folder, repeats=repeats, crf_range=crf, preset=preset, seed=seed + 100 + index, holdout=holdout
+            folder,
+            repeats=repeats,
+            crf_range=crf,
+            preset=preset,
+            seed=seed + 100 + index,
+            holdout=holdout,
+            generator=generator,
         )
     errors = make_corpus(pieces, output, workers=workers, seed=seed)
     report(f"{len(pieces) - len(errors)} pieces in {output}, {len(errors)} skipped")

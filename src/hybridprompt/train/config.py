@@ -5,12 +5,15 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from hybridprompt.errors import ConfigError
 from hybridprompt.evaluate.loss import LossWeights
 from hybridprompt.generator.network import ALIGNMENT, NetworkConfig
 from hybridprompt.train.adversarial import AdversarialSettings
+
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class TrainConfig:
     ema_decay: float = 0.999
     seed: int = 1
     device: str = "cpu"
+    precision: Precision = "float32"
+    """Of the networks' arithmetic; weights and their moving average stay in float32."""
     log_every: int = 50
     validate_every: int = 1000
     validation_pictures: int = 16
@@ -51,7 +56,10 @@ class TrainConfig:
     generated_inputs: float = 0.25
     start_from: Path | None = None
     narrow_from: Path | None = None
-    """Weights of a larger network, whose strongest channels are the start."""
+    """Weights of a network with more channels, or as many, whose strongest are the start.
+
+    Blocks that it lacks start near the identity.
+    """
     distillation: Distillation | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossWeights = field(default_factory=LossWeights)
@@ -64,6 +72,10 @@ class TrainConfig:
             raise ConfigError(
                 f"learning_rate = {self.learning_rate}, clip_norm = {self.clip_norm}, "
                 f"ema_decay = {self.ema_decay}: expected above 0, above 0, and from 0 to below 1"
+            )
+        if self.precision not in get_args(Precision):
+            raise ConfigError(
+                f"precision = {self.precision!r}: expected one of {', '.join(get_args(Precision))}"
             )
         for name in ("steps", "batch", "log_every", "validate_every", "validation_pictures"):
             if getattr(self, name) < 1:

@@ -5,6 +5,9 @@ decoded keyframe and the base picture of the next mini-GOP are kept with their s
 base_q_idx.  That matters: in a real stream SVT-AV1 gives keyframes a far finer quantiser than the CRF says,
 and temporal filtering changes them.  Clips are cut into pieces and coded the same way.
 
+An anchor inside a GOP is predicted from generated pictures, so its base picture has some of their detail.
+With a generator given, the base picture is kept a second time, decoded after the keyframe was generated.
+
 A sample is one ``.npz`` file: ``source`` and ``coded``, (3H/2, W) uint8 planes as PyAV's ``yuv420p`` arrays,
 and ``base_q_idx``, ``is_key``.
 """
@@ -15,30 +18,38 @@ import hashlib
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 import av
 import numpy as np
-from av.video.codeccontext import VideoCodecContext
 from PIL import Image
 
 from hybridprompt.bitstream.obu import HeaderTracker
 from hybridprompt.errors import ConfigError, HybridPromptError, MediaError
+from hybridprompt.generator.base import Generator, Planes
+from hybridprompt.generator.registry import load_chosen
+from hybridprompt.video.av1_decoder import Av1Decoder
+from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, PictureLambdas, encode_gop
 from hybridprompt.video.files import open_input, reason
-from hybridprompt.video.picture import picture_from_frame
-from hybridprompt.video.scheduling import ordinary_priority
+from hybridprompt.video.picture import Picture, picture_from_frame
 
 logger = logging.getLogger(__name__)
 
 FRAMES = 33
 """Length of one piece: a keyframe and one whole mini-GOP of 32 pictures."""
 
-DEFAULT_TUNE = 1
-"""SVT-AV1's number of what `hybridprompt encode` asks of it: PSNR."""
+DEFAULT_TUNE = 0
+"""SVT-AV1's number of what `hybridprompt encode` asks of it: visual quality."""
+
+LAMBDAS = PictureLambdas(key=0.5, base=0.78, inner=1.25, leaf=1.4)
+"""Factors of Lagrange multipliers, as `hybridprompt encode` has them."""
+
+_RATE = Fraction(30)
+_STRENGTHS = 0.5, 2.0
 
 _MIN_SIDE = 64
 
@@ -52,17 +63,21 @@ class Piece:
 
     path: Path
     seed: int
-    crf: int
+    crf: float
     preset: int
     split: str
     tune: int = DEFAULT_TUNE
     """SVT-AV1's number."""
     start_frame: int | None = None
     """First frame in the clip; None for a photo."""
+    generator: Path | None = None
+    """What generates keyframes for the third sample, as `load_chosen` takes it; None leaves that out."""
 
     @property
     def name(self) -> str:
         key = f"{self.path.name}:{self.seed}:{self.crf}:{self.preset}:{self.tune}:{self.start_frame}"
+        if self.generator is not None:
+            key += f":{self.generator.name}"
         return hashlib.sha256(key.encode()).hexdigest()[:20]
 
 
@@ -95,18 +110,24 @@ def render_photo(path: Path, rng: np.random.Generator) -> list[np.ndarray]:
     return pictures
 
 
-def _photo_frames(piece: Piece) -> list[av.VideoFrame]:
+def _picture(array: np.ndarray, index: int) -> Picture:
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), "yuv420p")
+    frame.pts, frame.time_base = index, 1 / _RATE
+    return picture_from_frame(frame)
+
+
+def _photo_arrays(piece: Piece) -> list[np.ndarray]:
     rng = np.random.default_rng(piece.seed)
-    frames = []
+    arrays = []
     for picture in render_photo(piece.path, rng):
         frame = av.VideoFrame.from_ndarray(picture, "rgb24")
-        frames.append(frame.reformat(format="yuv420p", dst_colorspace="ITU709"))
-    return frames
+        arrays.append(frame.reformat(format="yuv420p", dst_colorspace="ITU709").to_ndarray())
+    return arrays
 
 
-def _clip_frames(piece: Piece) -> list[av.VideoFrame]:
+def _clip_arrays(piece: Piece) -> list[np.ndarray]:
     assert piece.start_frame is not None
-    frames = []
+    arrays: list[np.ndarray] = []
     with av.open(str(piece.path)) as container:
         for index, frame in enumerate(container.decode(video=0)):
             if index >= piece.start_frame:
@@ -115,55 +136,82 @@ def _clip_frames(piece: Piece) -> list[av.VideoFrame]:
                     raise MediaError(f"pictures of {frame.width}x{frame.height} are too small to learn from")
                 y, u, v = picture_from_frame(frame, copy=False).planes
                 chroma = np.concatenate([c[: height // 2, : width // 2].reshape(-1, width) for c in (u, v)])
-                array = np.ascontiguousarray(np.concatenate([y[:height, :width], chroma]))
-                frames.append(av.VideoFrame.from_ndarray(array, "yuv420p"))
-            if len(frames) == FRAMES:
+                arrays.append(np.concatenate([y[:height, :width], chroma]))
+            if len(arrays) == FRAMES:
                 break
-    return frames
+    return arrays
 
 
-def _encode(frames: list[av.VideoFrame], piece: Piece) -> list[av.Packet[av.stream.Stream]]:
-    encoder = av.CodecContext.create("libsvtav1", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
-    encoder.time_base, encoder.framerate = Fraction(1, 30), Fraction(30)
-    encoder.options = {
-        "preset": str(piece.preset),
-        "crf": str(piece.crf),
-        "g": "400",
-        "svtav1-params": f"keyint=400:scd=0:lp=1:tune={piece.tune}",
-    }
-    with ordinary_priority():
-        encoder.open()
-    packets = []
-    for index, frame in enumerate(frames):
-        frame.pts, frame.time_base = index, Fraction(1, 30)
-        packets += encoder.encode(frame)
-    return packets + encoder.encode(None)
+def _encode(arrays: Sequence[np.ndarray], piece: Piece) -> list[CodedPacket]:
+    settings = Av1Settings(
+        width=arrays[0].shape[1],
+        height=arrays[0].shape[0] * 2 // 3,
+        frame_rate=_RATE,
+        time_base=1 / _RATE,
+        crf=piece.crf,
+        preset=piece.preset,
+        picture_lambdas=LAMBDAS,
+        extra=(("tune", str(piece.tune)),),
+    )
+    return encode_gop((_picture(array, index) for index, array in enumerate(arrays)), settings)
+
+
+def _decode(
+    packets: Sequence[CodedPacket], generate: Callable[[Planes], Planes] | None = None
+) -> dict[int, np.ndarray]:
+    """Decode a keyframe, overwritten where ``generate`` is given, and the last picture."""
+    decoded = {}
+    with Av1Decoder(time_base=1 / _RATE) as decoder:
+        for index, packet in enumerate(packets):
+            for frame in decoder.decode(packet.data, packet.pts):
+                if index == 0 and generate is not None:
+                    frame.overwrite(*generate(frame.picture.planes))
+                if frame.pts in (0, FRAMES - 1):
+                    planes = frame.picture.planes
+                    width = planes[0].shape[1]
+                    parts = [planes[0], *(plane.reshape(-1, width) for plane in planes[1:])]
+                    decoded[frame.pts] = np.concatenate(parts)
+    return decoded
+
+
+@lru_cache(maxsize=2)
+def _generator(choice: Path) -> Generator:
+    return load_chosen(choice)
 
 
 def make_piece(piece: Piece) -> Iterator[dict[str, np.ndarray]]:
-    """Code one piece and yield its samples."""
-    frames = _photo_frames(piece) if piece.start_frame is None else _clip_frames(piece)
-    if len(frames) < FRAMES:
+    """Code one piece and yield its samples.  Raises what the encoder, the decoder and the generator raise."""
+    arrays = _photo_arrays(piece) if piece.start_frame is None else _clip_arrays(piece)
+    if len(arrays) < FRAMES:
         return
+    packets = _encode(arrays, piece)
     tracker = HeaderTracker()
     quantisers = {}
-    decoder = cast(VideoCodecContext, av.CodecContext.create("libdav1d", "r"))
-    decoder.thread_count = 1
-    decoded: dict[int | None, av.VideoFrame] = {}
-    for packet in _encode(frames, piece):
-        shown = [header for header in tracker.parse(bytes(packet)) if header.shown]
-        if packet.pts is not None and shown:
+    for packet in packets:
+        if shown := [header for header in tracker.parse(packet.data) if header.shown]:
             quantisers[packet.pts] = shown[0].base_q_idx
-        decoded |= {frame.pts: frame for frame in decoder.decode(packet)}
-    decoded |= {frame.pts: frame for frame in decoder.decode(None)}
-    for index in (0, FRAMES - 1):
-        yield {
-            "source": frames[index].to_ndarray(),
-            "coded": decoded[index].to_ndarray(),
+
+    def sample(index: int, coded: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "source": arrays[index],
+            "coded": coded,
             "base_q_idx": np.array(quantisers[index]),
             "is_key": np.array(index == 0),
         }
+
+    decoded = _decode(packets)
+    yield sample(0, decoded[0])
+    yield sample(FRAMES - 1, decoded[FRAMES - 1])
+    if piece.generator is None:
+        return
+    generator = _generator(piece.generator)
+    strength = np.random.default_rng(piece.seed + 1).uniform(*_STRENGTHS)
+
+    def generate(planes: Planes) -> Planes:
+        gate = np.full((1, 1), strength, np.float32)
+        return generator.generate(planes, quantiser=quantisers[0], strengths=gate, block_size=1 << 14)
+
+    yield sample(FRAMES - 1, _decode(packets, generate)[FRAMES - 1])
 
 
 def _work(job: tuple[Piece, str]) -> str | None:
@@ -183,7 +231,14 @@ def _work(job: tuple[Piece, str]) -> str | None:
 
 
 def plan_photos(
-    folder: Path, *, repeats: int, crf_range: tuple[int, int], preset: int, seed: int, holdout: int
+    folder: Path,
+    *,
+    repeats: int,
+    crf_range: tuple[int, int],
+    preset: int,
+    seed: int,
+    holdout: int,
+    generator: Path | None = None,
 ) -> list[Piece]:
     """Plan ``repeats`` pieces of every photo under ``folder``; every ``holdout``-th is for validation.
 
@@ -200,14 +255,21 @@ def plan_photos(
         split = "validation" if index % holdout == holdout - 1 else "train"
         for _ in range(repeats if split == "train" else 1):
             crf = int(rng.integers(crf_range[0], crf_range[1] + 1))
+            drawn = int(rng.integers(1 << 31))
             pieces.append(
-                Piece(path=path, seed=int(rng.integers(1 << 31)), crf=crf, preset=preset, split=split)
+                Piece(path=path, seed=drawn, crf=crf, preset=preset, split=split, generator=generator)
             )
     return pieces
 
 
 def plan_clips(
-    folder: Path, *, starts: int, crf_range: tuple[int, int], preset: int, seed: int
+    folder: Path,
+    *,
+    starts: int,
+    crf_range: tuple[int, int],
+    preset: int,
+    seed: int,
+    generator: Path | None = None,
 ) -> list[Piece]:
     """Plan pieces of every clip: ``starts`` of its first half for training, one of its second to validate.
 
@@ -218,14 +280,24 @@ def plan_clips(
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in CLIP_SUFFIXES):
         total = _clip_length(path)
         half = total // 2
+        cuts = []
         for index in range(starts):
             start = int(index * max(half - FRAMES, 1) / max(starts - 1, 1))
             crf = int(rng.integers(crf_range[0], crf_range[1] + 1))
-            pieces.append(Piece(path=path, seed=0, crf=crf, preset=preset, split="train", start_frame=start))
-        middle = sum(crf_range) // 2
-        pieces.append(
-            Piece(path=path, seed=0, crf=middle, preset=preset, split="validation", start_frame=half + 8)
-        )
+            cuts.append(("train", crf, start))
+        cuts.append(("validation", sum(crf_range) // 2, half + 8))
+        pieces += [
+            Piece(
+                path=path,
+                seed=start,
+                crf=crf,
+                preset=preset,
+                split=split,
+                start_frame=start,
+                generator=generator,
+            )
+            for split, crf, start in cuts
+        ]
     return pieces
 
 

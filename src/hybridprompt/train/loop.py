@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -93,6 +93,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, *, resume: bool = True) -> None:
         self.config = config
         self.device = torch.device(config.device)
+        self.dtype: torch.dtype = getattr(torch, config.precision)
         self.folder = config.run_folder
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
@@ -193,13 +194,19 @@ class Trainer:
             planes.append(torch.cat([(mixed.clamp(0, 1) * 255).round() / 255, coded[count:]]))
         return Batch((planes[0], planes[1]), batch.source, batch.quantiser)
 
+    def _autocast(self) -> AbstractContextManager[object]:
+        half = self.dtype == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+
     def _learn(self, batch: Batch, loss: GeneratorLoss) -> dict[str, float | None]:
         """Take one step on a batch; returns the terms of the loss."""
         config, step = self.config, self.step
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
-        batch = self._with_generated_inputs(batch)
-        generated = self.network(*batch.coded, batch.quantiser)
+        with self._autocast():
+            batch = self._with_generated_inputs(batch)
+            made = self.network(*batch.coded, batch.quantiser)
+        generated = made[0].float(), made[1].float()
         terms = loss(generated, batch.source, step)
         total = terms.total
         found = {n: getattr(terms, n) for n in ("alex", "pixel", "band", "vgg", "dists")}
@@ -226,7 +233,7 @@ class Trainer:
         config = self.config
         train = SampleStore(config.corpus / "train")
         validation = SampleStore(config.corpus / "validation")
-        loss = GeneratorLoss(config.loss, self.device, self.torch_rng)
+        loss = GeneratorLoss(config.loss, self.device, self.torch_rng, alex_dtype=self.dtype)
         started, saved, first = time.monotonic(), time.monotonic(), self.step
         terms: dict[str, list[float]] = {}
         scores = None
