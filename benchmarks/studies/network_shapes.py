@@ -18,7 +18,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -27,14 +27,15 @@ from figures import FIGURES
 from torch import nn
 
 from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
-from hybridprompt.generator.network import ResidualBlock
+from hybridprompt.generator.network import GeneratorNetwork, ResidualBlock
 from hybridprompt.train.loop import Scores, validate
 from hybridprompt.train.samples import SampleStore
 
 _PLANES = 24
 _COLUMNS = (
-    "shape", "GMAC", "parameters", "seconds_1080p", "steps", "alex_%", "vgg_%", "dists_%", "psnr_dB", "seed"
-)  # fmt: skip
+    *("shape", "GMAC", "parameters", "seconds_1080p", "steps"),
+    *("alex_%", "vgg_%", "dists_%", "psnr_dB", "seed"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,8 @@ class ShapedNetwork(nn.Module):
         x = torch.cat(parts, 1)
         height, width = x.shape[2:]
         if not self.shape.skip:
-            deep = self._deep(F.relu(self.stem(F.pixel_unshuffle(F.pad(x, (0, width % 2, 0, height % 2)), 2))))
+            padded = F.pad(x, (0, width % 2, 0, height % 2))
+            deep = self._deep(F.relu(self.stem(F.pixel_unshuffle(padded, 2))))
             residual = F.pixel_shuffle(self.head(self.tail(deep)), 2)[..., :height, :width]
         else:
             skip = F.relu(self.stem(x))
@@ -207,12 +209,14 @@ def train(
         with torch.no_grad():
             for kept, value in zip(mean.parameters(), network.parameters(), strict=True):
                 kept.lerp_(value, 1 - decay)
-    scores = validate(mean, held_out, step=steps, count=pictures, device=torch.device("cpu"))  # type: ignore[arg-type]
-    return mean, scores
+    measured = cast("GeneratorNetwork", mean)
+    return mean, validate(measured, held_out, step=steps, count=pictures, device=torch.device("cpu"))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -230,11 +234,14 @@ def main() -> None:
         for name in args.only:
             started = time.monotonic()
             network, scores = train(
-                SHAPES[name], args.corpus, steps=args.steps, seed=args.seed, pictures=args.pictures, rate=args.rate
+                SHAPES[name],
+                args.corpus,
+                steps=args.steps,
+                seed=args.seed,
+                pictures=args.pictures,
+                rate=args.rate,
             )
-            changes = [
-                100 * (scores.generated[metric] / scores.base[metric] - 1) for metric in ("alex", "vgg", "dists")
-            ]
+            changes = [100 * (scores.generated[m] / scores.base[m] - 1) for m in ("alex", "vgg", "dists")]
             row = [
                 name,
                 f"{gmac(network):.1f}",

@@ -1,5 +1,6 @@
 """Training pictures from photos and clips."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -117,6 +118,18 @@ def test_a_piece_is_the_same_every_time(folder: Path) -> None:
     assert len(first) == 2
     for a, b in zip(first, second, strict=True):
         assert all(np.array_equal(a[key], b[key]) for key in a)
+
+
+def test_with_a_generator_the_last_picture_comes_predicted_from_a_generated_one_too(folder: Path) -> None:
+    piece = Piece(path=folder / "clip.mp4", seed=5, crf=60, preset=12, split="train", start_frame=7)
+    key, base = make_piece(piece)
+    with_generator = replace(piece, generator=Path("small"))
+    assert with_generator.name != piece.name
+    *same, last = make_piece(with_generator)
+    for a, b in zip(same, (key, base), strict=True):
+        assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert {name for name in last if not np.array_equal(last[name], base[name])} == {"coded"}
+    assert 0.05 < np.abs(last["coded"].astype(int) - base["coded"]).mean() < 5
 
 
 def test_keyframe_is_coded_finer_than_the_base_of_the_mini_gop(folder: Path) -> None:

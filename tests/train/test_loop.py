@@ -87,6 +87,23 @@ def test_training_lowers_the_loss(folder: Path) -> None:
     assert totals[-1] < totals[0]
 
 
+def test_arithmetic_of_half_precision_learns_about_the_same(folder: Path) -> None:
+    """Weights stay in float32; what is logged of both runs is close, and not the same."""
+    logs = []
+    for precision in ("float32", "bfloat16"):
+        config = tiny_config(folder, precision, precision=precision, steps=20, generated_inputs=0.5)
+        trainer = Trainer(config)
+        before = weights(trainer)
+        trainer.run(lambda line: None)
+        assert {p.dtype for p in trainer.network.parameters()} == {torch.float32}
+        assert not [name for name, value in weights(trainer).items() if torch.equal(value, before[name])]
+        lines = (folder / precision / "log.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        logs.append([record["alex"] for record in records if "alex" in record])
+    assert logs[0] != logs[1]
+    assert logs[0] == pytest.approx(logs[1], rel=0.1)
+
+
 def test_start_from_takes_the_weights_but_not_the_step(folder: Path) -> None:
     done = Trainer(tiny_config(folder, steps=2))
     done.run(lambda line: None)

@@ -81,6 +81,7 @@ def test_tables_of_a_teacher_and_of_the_adversarial_stage(tmp_path: Path) -> Non
         ("[adversarial]\nweight = -1.0", "weight = -1.0"),
         ("narrow_from = 3", "narrow_from is 3"),
         ('narrow_from = "a"\nstart_from = "b"', "one of them"),
+        ('precision = "float8"', "expected one of float32, bfloat16"),
         ("steps = = 1", "config"),
     ],
 )

@@ -12,7 +12,6 @@ from hybridprompt.evaluate.loss import LossWeights
 from hybridprompt.generator.network import ALIGNMENT, NetworkConfig
 from hybridprompt.train.adversarial import AdversarialSettings
 
-
 Precision = Literal["float32", "bfloat16"]
 
 
