@@ -203,10 +203,8 @@ class Trainer:
         config, step = self.config, self.step
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
-        # Not in one context: it would keep the weights that it converted where nothing was to be learnt.
         with self._autocast():
             batch = self._with_generated_inputs(batch)
-        with self._autocast():
             made = self.network(*batch.coded, batch.quantiser)
         generated = made[0].float(), made[1].float()
         terms = loss(generated, batch.source, step)
