@@ -1,6 +1,7 @@
 """`hybridprompt corpus`, `train` and `export`: make a generator."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -50,19 +51,12 @@ def corpus(
         raise ConfigError("nothing to learn from: give --photos DIR or --clips DIR")
     pieces = []
     for index, folder in enumerate(clips or []):
-        pieces += plan_clips(
-            folder, starts=starts, crf_range=crf, preset=preset, seed=seed + index, generator=generator
-        )
+        pieces += plan_clips(folder, starts=starts, crf_range=crf, preset=preset, seed=seed + index)
     for index, folder in enumerate(photos or []):
         pieces += plan_photos(
-            folder,
-            repeats=repeats,
-            crf_range=crf,
-            preset=preset,
-            seed=seed + 100 + index,
-            holdout=holdout,
-            generator=generator,
+            folder, repeats=repeats, crf_range=crf, preset=preset, seed=seed + 100 + index, holdout=holdout
         )
+    pieces = [replace(piece, generator=generator) for piece in pieces]
     errors = make_corpus(pieces, output, workers=workers, seed=seed)
     report(f"{len(pieces) - len(errors)} pieces in {output}, {len(errors)} skipped")
 

@@ -63,7 +63,7 @@ class Piece:
 
     path: Path
     seed: int
-    crf: float
+    crf: int
     preset: int
     split: str
     tune: int = DEFAULT_TUNE
@@ -116,6 +116,12 @@ def _picture(array: np.ndarray, index: int) -> Picture:
     return picture_from_frame(frame)
 
 
+def _stacked(planes: Planes) -> np.ndarray:
+    """The opposite of `samples.split_planes`: one (3H/2, W) array, a copy."""
+    y, u, v = planes
+    return np.concatenate([y, *(plane.reshape(-1, y.shape[1]) for plane in (u, v))])
+
+
 def _photo_arrays(piece: Piece) -> list[np.ndarray]:
     rng = np.random.default_rng(piece.seed)
     arrays = []
@@ -135,8 +141,8 @@ def _clip_arrays(piece: Piece) -> list[np.ndarray]:
                 if min(width, height) < _MIN_SIDE:
                     raise MediaError(f"pictures of {frame.width}x{frame.height} are too small to learn from")
                 y, u, v = picture_from_frame(frame, copy=False).planes
-                chroma = np.concatenate([c[: height // 2, : width // 2].reshape(-1, width) for c in (u, v)])
-                arrays.append(np.concatenate([y[:height, :width], chroma]))
+                u, v = (c[: height // 2, : width // 2] for c in (u, v))
+                arrays.append(_stacked((y[:height, :width], u, v)))
             if len(arrays) == FRAMES:
                 break
     return arrays
@@ -167,10 +173,7 @@ def _decode(
                 if index == 0 and generate is not None:
                     frame.overwrite(*generate(frame.picture.planes))
                 if frame.pts in (0, FRAMES - 1):
-                    planes = frame.picture.planes
-                    width = planes[0].shape[1]
-                    parts = [planes[0], *(plane.reshape(-1, width) for plane in planes[1:])]
-                    decoded[frame.pts] = np.concatenate(parts)
+                    decoded[frame.pts] = _stacked(frame.picture.planes)
     return decoded
 
 
@@ -231,14 +234,7 @@ def _work(job: tuple[Piece, str]) -> str | None:
 
 
 def plan_photos(
-    folder: Path,
-    *,
-    repeats: int,
-    crf_range: tuple[int, int],
-    preset: int,
-    seed: int,
-    holdout: int,
-    generator: Path | None = None,
+    folder: Path, *, repeats: int, crf_range: tuple[int, int], preset: int, seed: int, holdout: int
 ) -> list[Piece]:
     """Plan ``repeats`` pieces of every photo under ``folder``; every ``holdout``-th is for validation.
 
@@ -255,21 +251,14 @@ def plan_photos(
         split = "validation" if index % holdout == holdout - 1 else "train"
         for _ in range(repeats if split == "train" else 1):
             crf = int(rng.integers(crf_range[0], crf_range[1] + 1))
-            drawn = int(rng.integers(1 << 31))
             pieces.append(
-                Piece(path=path, seed=drawn, crf=crf, preset=preset, split=split, generator=generator)
+                Piece(path=path, seed=int(rng.integers(1 << 31)), crf=crf, preset=preset, split=split)
             )
     return pieces
 
 
 def plan_clips(
-    folder: Path,
-    *,
-    starts: int,
-    crf_range: tuple[int, int],
-    preset: int,
-    seed: int,
-    generator: Path | None = None,
+    folder: Path, *, starts: int, crf_range: tuple[int, int], preset: int, seed: int
 ) -> list[Piece]:
     """Plan pieces of every clip: ``starts`` of its first half for training, one of its second to validate.
 
@@ -287,15 +276,7 @@ def plan_clips(
             cuts.append(("train", crf, start))
         cuts.append(("validation", sum(crf_range) // 2, half + 8))
         pieces += [
-            Piece(
-                path=path,
-                seed=start,
-                crf=crf,
-                preset=preset,
-                split=split,
-                start_frame=start,
-                generator=generator,
-            )
+            Piece(path=path, seed=start, crf=crf, preset=preset, split=split, start_frame=start)
             for split, crf, start in cuts
         ]
     return pieces
