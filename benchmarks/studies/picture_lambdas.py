@@ -24,10 +24,10 @@ from figures import FIGURES, save_csv
 from rich.console import Console
 from rich.table import Table
 
-from hybridprompt.encode.base import LAMBDAS, BaseEncoder, BaseGop
+from hybridprompt.encode.base import BaseEncoder, BaseGop
 from hybridprompt.encode.judge import make_judge
 from hybridprompt.encode.settings import EncodeSettings
-from hybridprompt.video.av1_encoder import PictureLambdas
+from hybridprompt.video.av1_encoder import LAMBDAS, PictureLambdas
 from hybridprompt.video.source import VideoSource
 
 PLAIN = PictureLambdas()

@@ -1,6 +1,6 @@
 """A base stream of fewer samples at the lowest rates: encoded at a scale and shown at full size.
 
-    python benchmarks/studies/smaller_base.py CLIP KBPS [--scales 2/3 1/2] [--preset medium] [--seconds 4]
+    python benchmarks/studies/smaller_base.py CLIP KBPS [--scales 2/3 1/2] [--preset medium] [--generator FILE]
 
 Encodes the second half of a clip at full size and scaled by Lanczos, at the same rate, scales what is decoded
 up again as the evaluation does with peers, and compares it with the source, without prompts and with them:
@@ -25,18 +25,21 @@ from hybridprompt.encode.settings import EncodeSettings
 from hybridprompt.evaluate.compare import picture_to_rgb
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.evaluate.sampling import sample_frames
-from hybridprompt.video.peer_encoder import fitted, restored, write_lossless
+from hybridprompt.video.peer_encoder import restored, write_lossless
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
 
 
-def distances(path: Path, sources: list[Picture], *, base: bool) -> list[float]:
+def distances(
+    path: Path, sources: list[Picture], *, base: bool, generator: Path | None = None
+) -> list[float]:
     """LPIPS-Alex, LPIPS-VGG and DISTS of a file, shown at its sources' size."""
     alex, vgg, dists = Lpips("alex"), Lpips("vgg", dtype=torch.bfloat16), Dists(dtype=torch.bfloat16)
     frames = sample_frames(len(sources), 5)
     near: list[float] = []
     late: list[float] = []
-    with VideoFile(path, base=base) as video, torch.inference_mode():
+    generators = () if generator is None else (generator,)
+    with VideoFile(path, base=base, generators=generators) as video, torch.inference_mode():
         for index, decoded in enumerate(video):
             if index not in frames:
                 continue
@@ -55,23 +58,29 @@ def main() -> None:
     parser.add_argument("kbps", type=float)
     parser.add_argument("--scales", type=Fraction, nargs="*", default=[Fraction(2, 3), Fraction(1, 2)])
     parser.add_argument("--preset", default="medium")
+    parser.add_argument("--generator", type=Path)
     parser.add_argument("--seconds", type=float, default=4.0)
     options = parser.parse_args()
     source = VideoSource(options.clip)
     start = (source.duration_seconds or 0.0) / 2
     pictures = list(source.frames(start, options.seconds))
-    settings = EncodeSettings(bitrate_kbps=options.kbps, preset=options.preset, overwrite=True)
     table = Table("scale", "stream", "kbit/s", "LPIPS-Alex", "LPIPS-VGG", "DISTS", title=options.clip.stem)
     with tempfile.TemporaryDirectory() as folder:
+        cut, coded = Path(folder) / "cut.mkv", Path(folder) / "coded.mp4"
+        write_lossless(pictures, cut, source.average_rate)
         for scale in (Fraction(1), *options.scales):
-            width, height = (max(2, 2 * round(side * scale / 2)) for side in (source.width, source.height))
-            small, coded = Path(folder) / "small.mkv", Path(folder) / "coded.mp4"
-            write_lossless((fitted(p, width, height) for p in pictures), small, source.average_rate)
-            summary = encode_file(small, coded, settings)
+            settings = EncodeSettings(
+                bitrate_kbps=options.kbps,
+                preset=options.preset,
+                generator=options.generator,
+                scale=scale,
+                overwrite=True,
+            )
+            summary = encode_file(cut, coded, settings)
             for base in (True, False):
-                values = (f"{value:.4f}" for value in distances(coded, pictures, base=base))
+                values = distances(coded, pictures, base=base, generator=options.generator)
                 stream = "base" if base else "with prompts"
-                table.add_row(str(scale), stream, f"{summary.rate_kbps:.1f}", *values)
+                table.add_row(str(scale), stream, f"{summary.rate_kbps:.1f}", *(f"{v:.4f}" for v in values))
     Console().print(table)
 
 

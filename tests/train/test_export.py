@@ -14,7 +14,14 @@ from hybridprompt.errors import ConfigError, GeneratorError  # noqa: E402
 from hybridprompt.generator.network import GeneratorNetwork  # noqa: E402
 from hybridprompt.generator.registry import load_file  # noqa: E402
 from hybridprompt.train import export as export_module  # noqa: E402
-from hybridprompt.train.export import compare_generators, export, export_int8, load_weights  # noqa: E402
+from hybridprompt.train.export import (  # noqa: E402
+    compare_generators,
+    export,
+    export_float16,
+    export_int8,
+    load_weights,
+    read_onnx,
+)
 from hybridprompt.train.loop import Trainer  # noqa: E402
 from hybridprompt.train.samples import even_samples  # noqa: E402
 
@@ -56,6 +63,26 @@ def test_int8_weights_keep_seven_bits(folder: Path) -> None:
     kernels = [kernel for kernel in kernels if kernel.ndim == 4]
     assert len(kernels) == 8
     assert max(int(np.abs(kernel.astype(int)).max()) for kernel in kernels) <= 64
+
+
+def test_half_precision_makes_nearly_the_same_pictures(folder: Path) -> None:
+    result = export_float16(folder / "ema.pt", folder / "half.onnx")
+    assert result.largest <= 1
+    assert 0 < result.differing < result.samples // 20
+    export(folder / "ema.pt", folder / "whole.onnx")
+    half, whole = ((folder / name).stat().st_size for name in ("half.onnx", "whole.onnx"))
+    assert half < 0.75 * whole
+    weights = load_weights(folder / "ema.pt").state_dict()
+    for name, value in read_onnx(folder / "half.onnx").items():
+        assert value.dtype == torch.float32
+        assert torch.allclose(value, weights[name], rtol=1e-3, atol=1e-6)
+
+
+def test_unfaithful_half_precision_is_refused(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(export_module, "_LARGEST_FLOAT16_LEVELS", 0)
+    with pytest.raises(GeneratorError, match="16-bit floats differ from torch"):
+        export_float16(folder / "ema.pt", folder / "bad.onnx")
+    assert not (folder / "bad.onnx").exists()
 
 
 def test_same_weights_and_corpus_give_the_same_file(folder: Path) -> None:

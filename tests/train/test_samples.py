@@ -70,6 +70,20 @@ def test_the_seed_decides_the_crops(tmp_path: Path) -> None:
     assert not torch.equal(a, c)
 
 
+def test_samples_come_from_all_corpora_and_are_coarse_enough(tmp_path: Path) -> None:
+    folders = tmp_path / "a", tmp_path / "b"
+    for folder, seed in zip(folders, (0, 9), strict=True):
+        write_samples(folder, 4, seed=seed)
+    assert len(SampleStore(*folders).samples) == 8
+    store = SampleStore(*folders, finest=(110, 120))
+    kept = sorted((sample.is_key, sample.base_q_idx) for sample in store.samples)
+    assert kept == [(False, 130), (False, 130), (True, 120), (True, 120)]
+    store.refresh()
+    assert len(store.samples) == 4
+    with pytest.raises(ConfigError, match="base_q_idx from 121 and 255"):
+        SampleStore(*folders, finest=(121, 255))
+
+
 def test_pictures_smaller_than_the_crop_are_left_out(tmp_path: Path) -> None:
     write_samples(tmp_path, 1, width=64, height=64, seed=1)
     store = SampleStore(tmp_path)

@@ -38,6 +38,11 @@ def test_file_is_read(tmp_path: Path) -> None:
     assert config.network.body_channels == 96
     assert config.loss.vgg == 0
     assert config.start_from is None
+    assert config.more_corpora == ()
+    coarse = 'more_corpora = ["a", "b"]\nfinest_key = 130\nfinest_inter = 175\n'
+    config = load_config(write(tmp_path, coarse + GOOD))
+    assert config.more_corpora == (Path("a"), Path("b"))
+    assert (config.finest_key, config.finest_inter) == (130, 175)
 
 
 def test_shipped_configurations_are_valid() -> None:
@@ -79,6 +84,10 @@ def test_tables_of_a_teacher_and_of_the_adversarial_stage(tmp_path: Path) -> Non
         ('[distillation]\nteacher = "a"\nweight = 0.0', "weight = 0.0"),
         ("distillation = 3", "expected a table"),
         ("[adversarial]\nweight = -1.0", "weight = -1.0"),
+        ('more_corpora = "a"', "expected a list of paths"),
+        ("more_corpora = [1]", "expected a list of paths"),
+        ("finest_key = 256", "finest_key = 256"),
+        ("finest_inter = -1", "finest_inter = -1"),
         ("narrow_from = 3", "narrow_from is 3"),
         ('narrow_from = "a"\nstart_from = "b"', "one of them"),
         ('precision = "float8"', "expected one of float32, bfloat16"),

@@ -10,6 +10,7 @@ from video_media import pictures, psnr, write_audio_only, write_clip
 
 from hybridprompt.errors import MediaError
 from hybridprompt.video.picture import ColorInfo, Picture
+from hybridprompt.video.scaling import scaled
 from hybridprompt.video.source import VideoSource
 
 
@@ -45,6 +46,17 @@ def test_missing_timestamps_follow_the_frame_rate(tmp_path: Path) -> None:
     steps = {b.pts - a.pts for a, b in pairwise(shown)}  # type: ignore[operator]
     assert len(shown) == 8
     assert min(steps) > 0
+
+
+def test_pictures_are_scaled_and_keep_their_times_and_their_shape(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "plain.mp4", pictures(10))
+    full, small = VideoSource(path), VideoSource(path, size=(50, 32))
+    shown = list(small)
+    assert (small.width, small.height) == (50, 32)
+    assert all((picture.width, picture.height) == (50, 32) for picture in shown)
+    assert [picture.pts for picture in shown] == [picture.pts for picture in full]
+    assert small.sample_aspect_ratio * 50 / 32 == full.sample_aspect_ratio * 96 / 64
+    assert close(shown[3], scaled(list(full)[3], 50, 32), 90)
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])

@@ -161,12 +161,21 @@ def encode(
             show_default="grey",
         ),
     ] = None,
+    scale: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|SCALE",
+            help="Width and height that are coded, of the source's, e.g. 2/3; auto: medium and slow try "
+            "smaller ones where a rate is low.",
+        ),
+    ] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Encode a video with generated keyframes and anchors."""
     from hybridprompt.encode.pipeline import encode_file
     from hybridprompt.encode.settings import EncodeSettings
+    from hybridprompt.evaluate.methods import parse_scale
 
     settings = EncodeSettings(
         bitrate_kbps=None if bitrate is None else parse_rate(bitrate),
@@ -182,6 +191,7 @@ def encode(
         mode=mode,  # type: ignore[arg-type]  # checked by EncodeSettings
         codec=codec,  # type: ignore[arg-type]  # checked by EncodeSettings
         legacy_keyframe_bytes=legacy_keyframe,
+        scale=None if scale.strip().lower() == "auto" else parse_scale(scale),
         overwrite=overwrite,
     )
     with _live_progress() as progress:

@@ -83,12 +83,22 @@ def export(
         Path | None,
         typer.Option(metavar="CORPUS", help="Compute in 8-bit integers, with ranges from this corpus."),
     ] = None,
+    float16: Annotated[bool, typer.Option("--float16", help="Compute in 16-bit floats.")] = False,
 ) -> None:
     """Export a generator to ONNX; refused unless it computes what torch does."""
     _need("train", "torch", "onnx")
-    from hybridprompt.train.export import describe, export_int8
+    from hybridprompt.train.export import describe, export_float16, export_int8
     from hybridprompt.train.export import export as export_file
 
+    if float16:
+        if int8 is not None:
+            raise ConfigError("--int8 and --float16: expected one of them")
+        result = export_float16(weights, output)
+        report(
+            f"{output}: generator {describe(output)}; 16-bit floats and torch at most {result.largest} "
+            f"level apart, {result.differing} of {result.samples} samples differ"
+        )
+        return
     if int8 is None:
         result, fidelity = export_file(weights, output), None
     else:

@@ -15,17 +15,13 @@ from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.trials import base_distance
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.prompt.sections import GateMap, Still
-from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, PictureLambdas, encode_gop
+from hybridprompt.video.av1_encoder import LAMBDAS, Av1Settings, CodedPacket, PictureLambdas, encode_gop
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
 
 WORTH_OF_BYTES = 0.95
 """By how much the log of the distance falls as that of the bytes rises, at the rates this is made for."""
-
-LAMBDAS = PictureLambdas(base=0.78, inner=1.25, leaf=1.4)
-"""Bytes are better spent on pictures that others are predicted from: LPIPS-Alex falls by another 2 % at equal
-bytes.  Half as much again would gain one more, but things that move get blocky."""
 
 _ANALYSIS_PRESET = 12
 _TEMPORAL_DELIMITER = bytes([ObuType.TEMPORAL_DELIMITER << 3 | 0b010, 0])

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT, FitSettings
 from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
+from hybridprompt.evaluate.perceptual import quick_dtype
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Planes
 
@@ -203,7 +204,7 @@ def _random(high: int, rng: torch.Generator) -> int:
 @lru_cache(maxsize=1)
 def _networks(device: torch.device) -> GeneratorLoss:
     """Reading the networks takes longer than a step."""
-    return GeneratorLoss(_WEIGHTS, device, torch.Generator())
+    return GeneratorLoss(_WEIGHTS, device, torch.Generator(), alex_dtype=quick_dtype(device))
 
 
 def _loss(device: torch.device, seed: int) -> GeneratorLoss:

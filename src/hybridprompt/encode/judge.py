@@ -67,13 +67,12 @@ class LpipsJudge:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
-        from hybridprompt.evaluate.perceptual import Lpips
+        from hybridprompt.evaluate.perceptual import Lpips, quick_dtype
 
         self._scale = scale
         self._torch = torch
-        # Where the CPU has it, bfloat16 halves the time and changes the distance by some 0.2 %.
-        has_bfloat16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-        self._lpips = Lpips("alex", dtype=torch.bfloat16 if has_bfloat16 else torch.float32)
+        # bfloat16 changes the distance by some 0.2 %.
+        self._lpips = Lpips("alex", dtype=quick_dtype(torch.device("cpu")))
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from hybridprompt.encode.settings import CodecName, EncodeSettings, ModeName, Pr
 from hybridprompt.evaluate.methods import MethodName, Reference
 from hybridprompt.evaluate.rates import Grid, bitrate_grid
 from hybridprompt.evaluate.settings import EvaluateSettings
-from hybridprompt.video.peer_encoder import library_versions
+from hybridprompt.video.peer_encoder import library_versions, restored
 from hybridprompt.video.picture import Picture
 
 _MAX_ENCODES = 3
@@ -95,7 +95,8 @@ class HybridPromptMethod:
         generators = () if self.generator is None else (self.generator,)
         with VideoFile(path, generators=generators) as video:
             for decoded in video:
-                yield replace(decoded.picture, color=reference.color)
+                shown = restored(decoded.picture, reference.width, reference.height)
+                yield replace(shown, color=reference.color)
 
     def speed_program(self, path: Path) -> tuple[str, list[str]]:
         return _PROGRAM, [str(path), *([str(self.generator)] if self.generator else [])]

@@ -24,6 +24,7 @@ from hybridprompt.encode.nal_base import NalBaseEncoder, svt_crf
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
 from hybridprompt.encode.rate_control import ANALYSIS_CRFS, STEERED_CRF_RANGE, GopAnalysis, coarser_crf
+from hybridprompt.encode.scale import LEAST_CRF, best_scale, scaled_size
 from hybridprompt.encode.settings import DEFAULT_BUFFER_SECONDS, EncodeSettings
 from hybridprompt.encode.spool import PacketSpool
 from hybridprompt.encode.targets import (
@@ -152,6 +153,23 @@ class _Encoder:
 
     def _seconds(self, start: int, end: int) -> float:
         return float((end - start) * self.source.time_base)
+
+    def best_scale(self, target: RateTarget) -> Fraction:
+        """The scale that serves the rate best; found only after the analysis."""
+        assert self.starts is not None
+        count = len(self.starts)
+        chosen = {0, count // 3, 2 * count // 3}
+
+        def tried() -> Iterator[tuple[list[Picture], float]]:
+            crf = None
+            for index, pictures in enumerate(islice(self.gops(), max(chosen) + 1)):
+                crf = target.crf_for(0, pictures) if crf is None else crf
+                if crf < LEAST_CRF:
+                    return
+                if index in chosen:
+                    yield pictures, crf
+
+        return best_scale(self.base, tried())
 
     def decide(self, base: BaseGop) -> GopResult:
         return decide(base, self.base, self.generator)
@@ -313,6 +331,9 @@ def encode_file(
     if input_path.exists() and output_path.exists() and input_path.samefile(output_path):
         raise ConfigError(f"{output_path}: input and output are the same file")
     source = VideoSource(input_path)
+    full_size = source.width, source.height
+    if settings.scale is not None and settings.scale != 1:
+        source = VideoSource(input_path, size=scaled_size(*full_size, settings.scale))
     notes = _notes(source)
     origin = Fraction(source.start_pts) * source.time_base
     writer = Mp4Writer(
@@ -329,8 +350,17 @@ def encode_file(
         chosen = generator or load_generator(settings.generator)
         total = source.frame_count or round((source.duration_seconds or 0) * float(source.average_rate))
         judging = helper.submit(make_judge, settings.effort.judge_scale)
-        encoder = _Encoder(source, settings, chosen, judging, ProgressMeter(progress, total))
+        meter = ProgressMeter(progress, total)
+        encoder = _Encoder(source, settings, chosen, judging, meter)
         target = encoder.target()
+        if settings.chooses_scale and isinstance(target, RateTarget):
+            scale = encoder.best_scale(target)
+            if scale != 1:
+                source = VideoSource(input_path, size=scaled_size(*full_size, scale))
+                writer.sample_aspect_ratio = source.sample_aspect_ratio
+                notes.append(f"coded at {source.width}x{source.height}: nearer to the source at this rate")
+                encoder = _Encoder(source, settings, chosen, judging, meter)
+                target = encoder.target()
         encoder.encode_all(target, spool)
         if not encoder.results:
             raise MediaError(f"{input_path}: holds no picture that can be decoded")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -34,7 +35,7 @@ class FitSettings:
     """
 
     frames: int = 10
-    block_log2: int = 6
+    block_log2: int = 5
     steps: int = 100
     joint_steps: int = 60
     crops: int = 4
@@ -58,6 +59,7 @@ class Preset:
     serves it best.  nal_preset: x264's and x265's own preset.  still_offsets: of the CRF of mode replace's
     stills, from the usual one; of several, a GOP gets the first that serves it better than the first of all.
     alternations: how often a GOP of mode replace is encoded anew against what its prompt generates.
+    tries_scales: code fewer samples than the source has where that serves the rate better; see `scale`.
     """
 
     svt_preset: int
@@ -73,6 +75,7 @@ class Preset:
     still_offsets: tuple[float, ...] = (0.0,)
     alternations: int = 0
     fit: FitSettings | None = None
+    tries_scales: bool = False
 
 
 PRESETS: dict[PresetName, Preset] = {
@@ -100,6 +103,7 @@ PRESETS: dict[PresetName, Preset] = {
         key_lambda_factors=(0.5, 1.0, 0.25),
         still_offsets=(0.0, 8.0, -5.0),
         fit=FitSettings(),
+        tries_scales=True,
     ),
     "slow": Preset(
         svt_preset=3,
@@ -113,7 +117,8 @@ PRESETS: dict[PresetName, Preset] = {
         key_lambda_factors=(0.5, 1.0, 0.25),
         still_offsets=(0.0, 8.0, -5.0),
         alternations=3,
-        fit=FitSettings(frames=16, block_log2=5, steps=200, joint_steps=150, smoothness=0.003),
+        fit=FitSettings(frames=16, steps=200, joint_steps=150, smoothness=0.003),
+        tries_scales=True,
     ),
 }
 
@@ -136,6 +141,8 @@ class EncodeSettings:
     quality, is mostly nearer to the source in LPIPS-Alex, "psnr", its own default, in LPIPS-VGG and PSNR.
     mode: "enhance" refines a stream that is complete without prompts; "replace" has the keyframes in
     prompts only.  codec: of the stream; with "h265" and "h264" the CRF is x265's and x264's, 10 to 51.
+    scale: of what is coded, in width and height, to the source; None lets a preset that tries scales choose
+    one where a rate is given in mode enhance and AV1, and is 1 otherwise.
     legacy_keyframe_bytes: mode replace only, about how many a keyframe may take that players without prompts
     show in place of grey.
     Raises ConfigError.
@@ -154,6 +161,7 @@ class EncodeSettings:
     mode: ModeName = "enhance"
     codec: CodecName = "av1"
     legacy_keyframe_bytes: int | None = None
+    scale: Fraction | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -172,6 +180,8 @@ class EncodeSettings:
                 raise ConfigError("a buffer goes with a maximum rate; give both")
             if not 0.1 <= self.buffer_seconds <= 600:
                 raise ConfigError(f"buffer is {self.buffer_seconds:g} s, expected 0.1 to 600")
+        if self.scale is not None and not Fraction(1, 8) <= self.scale <= 1:
+            raise ConfigError(f"scale is {self.scale}, expected a fraction from 1/8 to 1")
         if not 0.5 <= self.gop_seconds <= 20:
             raise ConfigError(f"GOP length is {self.gop_seconds:g} s, expected 0.5 to 20")
         if self.preset not in PRESETS:
@@ -204,6 +214,12 @@ class EncodeSettings:
     @property
     def effort(self) -> Preset:
         return PRESETS[self.preset]
+
+    @property
+    def chooses_scale(self) -> bool:
+        """Whether the scale is to be found out."""
+        usual = (self.mode, self.codec) == ("enhance", "av1") and self.bitrate_kbps is not None
+        return self.scale is None and usual and self.effort.tries_scales
 
 
 def check_anchor_interval(frames: int | None) -> None:

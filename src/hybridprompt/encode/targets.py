@@ -144,7 +144,7 @@ class RateTarget:
         self.control = RateControl(kbps * 125 * seconds, analyses, first_prompt_bytes)
 
     def crf_for(self, gop: int, pictures: list[Picture]) -> float:
-        if gop == 0:
+        if gop == 0 and self.control.probed is None:
             probe_crf = quantise_crf(self.control.common_crf())
             size_bytes = self._encoder.analysis_bytes(pictures, probe_crf, threads=2)
             self.control.probe(gop, probe_crf, size_bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from hybridprompt.generator.registry import GeneratorRegistry
 from hybridprompt.prompt.sections import GateMap, build_prompt
 from hybridprompt.prompt.syntax import Prompt
 from hybridprompt.video.picture import Picture
+from hybridprompt.video.scaling import scaled
 
 logger = logging.getLogger(__name__)
 
@@ -98,14 +99,22 @@ def pays_off(distance: float, before: float) -> bool:
     return distance < before * (1 - _MARGIN)
 
 
-def base_distance(gop: Gop, judge: Judge, frames: Collection[int]) -> float:
+def base_distance(
+    gop: Gop,
+    judge: Judge,
+    frames: Collection[int],
+    sources: Callable[[int], Picture] | None = None,
+) -> float:
     """The judge's mean distance of frames of a GOP, decoded without prompts, from the source.
 
+    sources: larger pictures, by frame, to which what is decoded is scaled, in place of the GOP's own.
     Raises CodecError when the packets cannot be decoded.
     """
     distances = []
     for frame, picture in gop.shown({}, frames, generators=None, on_warning=_log):
-        source = gop.source(frame)
+        source = (sources or gop.source)(frame)
+        if sources is not None:
+            picture = scaled(picture, source.width, source.height)
         blocks = judge.distance_map(picture, judge.prepare(source), 1 << BLOCK_LOG2)
         distances.append(float((blocks * area_shares(source.width, source.height)).sum()))
     return float(np.mean(distances))

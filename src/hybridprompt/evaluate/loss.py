@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from hybridprompt.errors import ConfigError
 from hybridprompt.evaluate.colour import yuv420_to_rgb
-from hybridprompt.evaluate.perceptual import Dists, Lpips
+from hybridprompt.evaluate.perceptual import Dists, Lpips, quick_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class GeneratorLoss:
     ) -> None:
         self.weights = weights
         self.alex = Lpips("alex", device=device, dtype=alex_dtype) if weights.alex > 0 else None
-        self.vgg = Lpips("vgg", device=device, dtype=torch.bfloat16) if weights.vgg > 0 else None
+        self.vgg = Lpips("vgg", device=device, dtype=quick_dtype(device)) if weights.vgg > 0 else None
         self.dists = Dists(device=device) if weights.dists > 0 else None
         self.rng = rng
 

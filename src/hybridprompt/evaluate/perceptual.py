@@ -36,6 +36,15 @@ def _load_convolutions(network: str) -> tuple[list[Conv], list[torch.Tensor]]:
     return convolutions, linear
 
 
+def quick_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it, which takes half the time; else float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.bfloat16 if native else torch.float32
+
+
 class Lpips:
     """LPIPS v0.1 with AlexNet or VGG16 features and the published linear weights."""
 

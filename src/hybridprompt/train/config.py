@@ -37,6 +37,11 @@ class TrainConfig:
 
     corpus: Path
     run_folder: Path
+    more_corpora: tuple[Path, ...] = ()
+    finest_key: int = 0
+    """base_q_idx of the finest keyframes to learn from."""
+    finest_inter: int = 0
+    """base_q_idx of the finest other pictures to learn from."""
     steps: int = 20_000
     batch: int = 8
     crop: int = 192
@@ -76,6 +81,9 @@ class TrainConfig:
             raise ConfigError(
                 f"precision = {self.precision!r}: expected one of {', '.join(get_args(Precision))}"
             )
+        for name in ("finest_key", "finest_inter"):
+            if not 0 <= getattr(self, name) <= 255:
+                raise ConfigError(f"{name} = {getattr(self, name)}: expected from 0 to 255")
         for name in ("steps", "batch", "log_every", "validate_every", "validation_pictures"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least 1")
@@ -129,3 +137,8 @@ def _take_paths(table: dict[str, Any], names: tuple[str, ...], where: str) -> No
             if not isinstance(table[name], str):
                 raise ConfigError(f"{where}: {name} is {table[name]!r}, expected a path")
             table[name] = Path(table[name])
+    if "more_corpora" in table:
+        given = table["more_corpora"]
+        if not (isinstance(given, list) and all(isinstance(path, str) for path in given)):
+            raise ConfigError(f"{where}: more_corpora is {given!r}, expected a list of paths")
+        table["more_corpora"] = tuple(map(Path, given))

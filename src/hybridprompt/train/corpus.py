@@ -19,7 +19,7 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +33,7 @@ from hybridprompt.errors import ConfigError, HybridPromptError, MediaError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import load_chosen
 from hybridprompt.video.av1_decoder import Av1Decoder
-from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, PictureLambdas, encode_gop
+from hybridprompt.video.av1_encoder import LAMBDAS, Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.files import open_input, reason
 from hybridprompt.video.picture import Picture, picture_from_frame
 
@@ -45,11 +45,11 @@ FRAMES = 33
 DEFAULT_TUNE = 0
 """SVT-AV1's number of what `hybridprompt encode` asks of it: visual quality."""
 
-LAMBDAS = PictureLambdas(key=0.5, base=0.78, inner=1.25, leaf=1.4)
-"""Factors of Lagrange multipliers, as `hybridprompt encode` has them."""
-
 _RATE = Fraction(30)
 _STRENGTHS = 0.5, 2.0
+
+_KEY_LAMBDA = 0.5
+"""As `hybridprompt encode` has it, or tries it first."""
 
 _MIN_SIDE = 64
 
@@ -156,7 +156,7 @@ def _encode(arrays: Sequence[np.ndarray], piece: Piece) -> list[CodedPacket]:
         time_base=1 / _RATE,
         crf=piece.crf,
         preset=piece.preset,
-        picture_lambdas=LAMBDAS,
+        picture_lambdas=replace(LAMBDAS, key=_KEY_LAMBDA),
         extra=(("tune", str(piece.tune)),),
     )
     return encode_gop((_picture(array, index) for index, array in enumerate(arrays)), settings)

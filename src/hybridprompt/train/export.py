@@ -45,7 +45,9 @@ class Equivalence:
 class _Graph:
     """Collects nodes and weights; every method returns the name of its output."""
 
-    def __init__(self) -> None:
+    def __init__(self, half: bool = False) -> None:
+        self.half = half
+        """Whether the network computes in float16; the planes' own arithmetic is in float32 always."""
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
@@ -60,8 +62,9 @@ class _Graph:
 
     def conv(self, x: str, name: str, module: nn.Conv2d, *, relu: bool = False) -> str:
         assert module.bias is not None
-        weight = self.constant(f"{name}.weight", module.weight.detach().cpu().numpy())
-        bias = self.constant(f"{name}.bias", module.bias.detach().cpu().numpy())
+        kind = np.float16 if self.half else np.float32
+        weight = self.constant(f"{name}.weight", module.weight.detach().cpu().numpy().astype(kind))
+        bias = self.constant(f"{name}.bias", module.bias.detach().cpu().numpy().astype(kind))
         kernel, stride = list(module.kernel_size), list(module.stride)
         pad = module.padding[0] if isinstance(module.padding, tuple) else 0
         out = self.add("Conv", [x, weight, bias], kernel_shape=kernel, strides=stride, pads=[int(pad)] * 4)
@@ -75,9 +78,9 @@ class _Graph:
         return x
 
 
-def _build(network: GeneratorNetwork) -> onnx.ModelProto:
-    g = _Graph()
-    scale, half = g.constant("scale", np.float32(1 / 255)), g.constant("half", np.float32(0.5))
+def _build(network: GeneratorNetwork, *, half: bool = False) -> onnx.ModelProto:
+    g = _Graph(half)
+    scale, middle = g.constant("scale", np.float32(1 / 255)), g.constant("half", np.float32(0.5))
     levels = g.constant("levels", np.float32(255))
     zero, top = g.constant("zero", np.float32(0)), g.constant("top", np.float32(255))
 
@@ -86,17 +89,22 @@ def _build(network: GeneratorNetwork) -> onnx.ModelProto:
         real = g.add("Mul", [g.add("Cast", [name], to=TensorProto.FLOAT), scale])
         planes[name] = g.add("SpaceToDepth", [real], blocksize=block)
     stack = g.add("Concat", [planes["y"], planes["u"], planes["v"]], axis=1)
-    centred = g.add("Sub", [stack, half])
+    centred = g.add("Sub", [stack, middle])
     # The quantiser's plane has the size of the gate's.
     ones = g.add("Add", [g.add("Mul", ["strength", zero]), g.constant("one", np.float32(1))])
     condition = g.add("Mul", [ones, "quantiser"])
     x = g.add("Concat", [centred, condition, g.add("Mul", [condition, condition])], axis=1)
+    if g.half:
+        x = g.add("Cast", [x], to=TensorProto.FLOAT16)
 
     skip = g.conv(x, "stem", network.stem, relu=True)
     deep = g.blocks(g.conv(skip, "down", network.down, relu=True), "body", network.body)
     raised = g.add("DepthToSpace", [g.conv(deep, "up", network.up)], blocksize=2, mode="CRD")
     tail = g.blocks(g.add("Add", [skip, raised]), "tail", network.tail)
-    residual = g.add("Mul", [g.conv(tail, "head", network.head), "strength"])
+    change = g.conv(tail, "head", network.head)
+    if g.half:
+        change = g.add("Cast", [change], to=TensorProto.FLOAT)
+    residual = g.add("Mul", [change, "strength"])
     generated = g.add("Mul", [g.add("Add", [stack, residual]), levels])
     clipped = g.add("Clip", [g.add("Round", [generated]), zero, top])
     parts = ["y_stack", "u_stack", "v_stack"]
@@ -138,7 +146,7 @@ def load_weights(path: Path) -> GeneratorNetwork:
 
 
 def read_onnx(path: Path, *, integers: bool = False) -> dict[str, torch.Tensor]:
-    """The network's weights in a file of `export`, by their names in torch.
+    """The network's weights in a file of `export` or `export_float16`, by their names in torch.
 
     integers: read a file in 8-bit integers too, its weights as they are multiplied out; how its activations
     are rounded is not in them.  Raises OSError, and ValueError for another file.
@@ -151,12 +159,12 @@ def read_onnx(path: Path, *, integers: bool = False) -> dict[str, torch.Tensor]:
     if integers:
         stored |= _multiplied_out(stored)
     found = {
-        name: torch.from_numpy(value.copy())
+        name: torch.from_numpy(value.astype(np.float32))
         for name, value in stored.items()
         if name.endswith((".weight", ".bias"))
     }
     if not found:
-        raise ValueError("holds no float32 weights of a generator")
+        raise ValueError("holds no weights of a generator in floats")
     return found
 
 
@@ -206,6 +214,7 @@ def check_equivalence(
 
 _QUANTISED_OPERATORS = ["Conv", "Add", "Relu", "DepthToSpace"]
 _CALIBRATION_PICTURES = 24
+_LARGEST_FLOAT16_LEVELS = 2
 _LARGEST_RMS = 0.5
 """Of 8-bit integers against float32, in levels."""
 
@@ -312,6 +321,21 @@ def export(weights: Path, output: Path) -> Equivalence:
     network = load_weights(weights)
     data = _build(network).SerializeToString()
     result = _checked(network, data, output)
+    _write(output, data)
+    return result
+
+
+def export_float16(weights: Path, output: Path) -> Equivalence:
+    """Export ``ema.pt`` to ONNX whose network computes in 16-bit floats, in half the bytes.
+
+    Returns how far it is from torch in float32; the file is written only when that is at most two levels.
+    Raises GeneratorError.
+    """
+    network = load_weights(weights)
+    data = _build(network, half=True).SerializeToString()
+    result = check_equivalence(network, OnnxGenerator(data, name=output.stem))
+    if result.largest > _LARGEST_FLOAT16_LEVELS:
+        raise GeneratorError(f"{output}: 16-bit floats differ from torch: {result}")
     _write(output, data)
     return result
 

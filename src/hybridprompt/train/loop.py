@@ -228,11 +228,15 @@ class Trainer:
         self.ema.update(self.network, self.step)
         return found
 
+    def _store(self, split: str) -> SampleStore:
+        config = self.config
+        folders = (folder / split for folder in (config.corpus, *config.more_corpora))
+        return SampleStore(*folders, finest=(config.finest_key, config.finest_inter))
+
     def run(self, report: Report = logger.info) -> Scores:
         """Train until ``config.steps``; returns the last validation."""
         config = self.config
-        train = SampleStore(config.corpus / "train")
-        validation = SampleStore(config.corpus / "validation")
+        train, validation = (self._store(split) for split in ("train", "validation"))
         loss = GeneratorLoss(config.loss, self.device, self.torch_rng, alex_dtype=self.dtype)
         started, saved, first = time.monotonic(), time.monotonic(), self.step
         terms: dict[str, list[float]] = {}

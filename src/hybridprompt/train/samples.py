@@ -76,25 +76,38 @@ def even_samples(folder: Path, count: int) -> list[Sample]:
 
 
 class SampleStore:
-    """Samples of one split, held in memory; ``refresh`` picks up files that came since."""
+    """Samples of one split of some corpora, held in memory; ``refresh`` picks up files that came since.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Pictures finer than ``finest`` (base_q_idx of keyframes, of other pictures) are left out.
+    """
+
+    def __init__(self, *folders: Path, finest: tuple[int, int] = (0, 0)) -> None:
+        self.folders = folders
+        self.finest = finest
         self.samples: list[Sample] = []
-        self._seen: set[str] = set()
+        self._seen: set[Path] = set()
         self.refresh()
 
     def refresh(self) -> None:
         """Load the files that are new.  Raises ConfigError while there are none at all."""
-        for path in sorted(self.folder.glob("*.npz")):
-            if path.name.startswith(".") or path.name in self._seen:
+        for path in (path for folder in self.folders for path in sorted(folder.glob("*.npz"))):
+            if path.name.startswith(".") or path in self._seen:
                 continue
-            self.samples.append(_load(path))
-            self._seen.add(path.name)
+            sample = _load(path)
+            if sample.base_q_idx >= self.finest[not sample.is_key]:
+                self.samples.append(sample)
+            self._seen.add(path)
         # The order that a resumed run would find them in.
         self.samples.sort(key=lambda sample: sample.name)
         if not self.samples:
-            raise ConfigError(f"{self.folder}: no training samples; make them with `hybridprompt corpus`")
+            limit = f" of base_q_idx from {self.finest[0]} and {self.finest[1]}" if any(self.finest) else ""
+            raise ConfigError(
+                f"{self._where}: no training samples{limit}; make them with `hybridprompt corpus`"
+            )
+
+    @property
+    def _where(self) -> str:
+        return ", ".join(map(str, self.folders))
 
     def batch(self, rng: np.random.Generator, count: int, size: int) -> Batch:
         """Draw ``count`` crops of ``size`` luma pixels, sampled by pixel area, flipped at random."""
@@ -103,7 +116,7 @@ class SampleStore:
         quantiser = np.empty((count, 1, 1, 1), np.float32)
         usable = [s for s in self.samples if min(s.width, s.height) >= size]
         if not usable:
-            raise ConfigError(f"{self.folder}: no sample is as large as a crop of {size} pixels")
+            raise ConfigError(f"{self._where}: no sample is as large as a crop of {size} pixels")
         area = np.array([s.width * s.height for s in usable], np.float64)
         for index, chosen in enumerate(rng.choice(len(usable), count, p=area / area.sum())):
             sample = usable[chosen]

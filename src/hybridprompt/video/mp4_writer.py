@@ -52,7 +52,9 @@ class Mp4Writer:
     ) -> None:
         self.path = Path(path)
         self._time_base, self._frame_rate = time_base, frame_rate
-        self._color, self._aspect = color, sample_aspect_ratio
+        self._color = color
+        self.sample_aspect_ratio = sample_aspect_ratio
+        """May be changed until the first packet is written."""
         self._origin = round(origin_seconds / time_base)
         self._codec, self._parameter_sets = "av1", b""
         self._audio: AudioTrack | None = None
@@ -138,8 +140,8 @@ class Mp4Writer:
         context.framerate = self._frame_rate
         if self._color is not None:
             tag_colors(context, self._color)
-        if self._aspect is not None:
-            context.sample_aspect_ratio = self._aspect
+        if self.sample_aspect_ratio is not None:
+            context.sample_aspect_ratio = self.sample_aspect_ratio
         stream.time_base = self._time_base
         self._stream = stream
         if self._audio is not None:

@@ -18,6 +18,7 @@ from hybridprompt.errors import CodecError, MediaError
 from hybridprompt.video.files import FFMPEG_FAILURES, open_input, reason
 from hybridprompt.video.orientation import display_matrix, oriented, swaps_axes
 from hybridprompt.video.picture import BT709, ColorInfo, Picture, color_of_frame, picture_from_frame
+from hybridprompt.video.scaling import scaled
 from hybridprompt.video.tone_map import ToneMapper
 
 MAX_SIDE: Final = 16384
@@ -37,11 +38,20 @@ class VideoSource:
     Interlaced video is delivered as stored (`interlaced` says so).
 
     Opening decodes the first picture; every call of `frames` reads the file anew. threads: of the decoder,
-    0 for one per core. Raises MediaError for everything that is not a decodable video.
+    0 for one per core. size: (width, height) that pictures are scaled to, by Lanczos, with the sample aspect
+    ratio that keeps their shape. Raises MediaError for everything that is not a decodable video.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, tone_map: bool = True, threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        tone_map: bool = True,
+        threads: int = 0,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         self.path = Path(path)
+        self._size: tuple[int, int] | None = None
         self._tone_map = tone_map
         self._threads = threads
         with open_input(self.path) as container:
@@ -68,6 +78,11 @@ class VideoSource:
         self.interlaced: bool = first.interlaced_frame
         swapped = self._matrix is not None and swaps_axes(self._matrix)
         self.sample_aspect_ratio: Fraction = _aspect(aspect, swapped)
+        if size is not None:
+            self._size = size
+            shape = self.sample_aspect_ratio * self.width / self.height
+            self.width, self.height = size
+            self.sample_aspect_ratio = shape * self.height / self.width
         self._has_timestamps = first.pts is not None
         if self.interlaced:
             _log.warning("%s: interlaced video, delivered without deinterlacing", self.path)
@@ -145,7 +160,8 @@ class VideoSource:
                 if pts is None or (previous is not None and pts <= previous):
                     pts = self.start_pts if previous is None else previous + step
                 previous = pts
-                yield replace(picture, pts=pts, time_base=self.time_base)
+                picture = replace(picture, pts=pts, time_base=self.time_base)
+                yield picture if self._size is None else scaled(picture, *self._size)
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
         stream = container.streams.best("video")
