@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 from common import OUT, encoded, find_clips, percent
@@ -68,6 +69,7 @@ def main() -> None:
             preset=arguments.preset,
             generator=arguments.generator,
             anchor_interval=arguments.anchor_interval or None,
+            scale=Fraction(1),
         )
         path, summary = encoded(clip, settings)
         registry = GeneratorRegistry(

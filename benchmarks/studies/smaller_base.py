@@ -1,6 +1,6 @@
 """A base stream of fewer samples at the lowest rates: encoded at a scale and shown at full size.
 
-    python benchmarks/studies/smaller_base.py CLIP KBPS [--scales 2/3 1/2] [--preset medium] [--generator FILE]
+    python benchmarks/studies/smaller_base.py CLIP KBPS [--scales 2/3 1/2] [--preset NAME] [--generator FILE]
 
 Encodes the second half of a clip at full size and scaled by Lanczos, at the same rate, scales what is decoded
 up again as the evaluation does with peers, and compares it with the source, without prompts and with them:

@@ -116,6 +116,10 @@ def test_sizes_are_even() -> None:
     assert scaled_size(3, 2, Fraction(1, 8)) == (2, 2)
 
 
+class FakeLpips(LumaJudge):
+    pass
+
+
 @pytest.fixture
 def luma_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "make_judge", lambda number: LumaJudge())
@@ -163,6 +167,7 @@ def test_the_scale_is_chosen_where_it_may_be(
 
     monkeypatch.setattr(pipeline, "best_scale", choose)
     monkeypatch.setattr(pipeline, "LEAST_CRF", 1.0)
+    monkeypatch.setattr(pipeline, "LpipsJudge", LumaJudge)
     source = write_source(tmp_path / "source.mp4", scene(40, 240, 144))
     options = {"bitrate_kbps": 60.0, "preset": "medium", "gop_seconds": 0.5, **changes}
     summary = encode_file(
@@ -179,16 +184,19 @@ def test_the_scale_is_chosen_where_it_may_be(
     assert coded.sample_aspect_ratio == 1
 
 
-@pytest.mark.usefixtures("luma_judge")
-def test_nothing_is_tried_where_the_rate_affords_a_finer_quantiser() -> None:
+@pytest.mark.parametrize(("crf", "judge"), [(65.9, FakeLpips), (70.0, LumaJudge)])
+def test_nothing_is_tried_where_the_rate_affords_a_finer_quantiser_or_without_lpips(
+    crf: float, judge: type
+) -> None:
     def never(encoder: object, gops: Iterator[tuple[list[Picture], float]]) -> Fraction:
         assert list(gops) == []
         return Fraction(1)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "best_scale", never)
-        encoder = SimpleNamespace(starts=[0], gops=lambda: iter([scene(3)]), base=None)
-        target = SimpleNamespace(crf_for=lambda gop, pictures: 59.0)
+        patch.setattr(pipeline, "LpipsJudge", FakeLpips)
+        encoder = SimpleNamespace(starts=[0], gops=lambda: iter([scene(3)]), base=None, judge=judge())
+        target = SimpleNamespace(crf_for=lambda gop, pictures: crf)
         assert pipeline._Encoder.best_scale(encoder, target) == 1  # type: ignore[arg-type]
 
 

@@ -80,8 +80,10 @@ def test_samples_come_from_all_corpora_and_are_coarse_enough(tmp_path: Path) -> 
     assert kept == [(False, 130), (False, 130), (True, 120), (True, 120)]
     store.refresh()
     assert len(store.samples) == 4
-    with pytest.raises(ConfigError, match="base_q_idx from 121 and 255"):
+    with pytest.raises(ConfigError, match="base_q_idx from 121 or 255"):
         SampleStore(*folders, finest=(121, 255))
+    with pytest.raises(ConfigError, match="mistyped: no training samples"):
+        SampleStore(*folders, tmp_path / "mistyped")
 
 
 def test_pictures_smaller_than_the_crop_are_left_out(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from video_media import pictures, psnr, write_audio_only, write_clip
 
 from hybridprompt.errors import MediaError
-from hybridprompt.video.picture import ColorInfo, Picture
+from hybridprompt.video.picture import BT601_525, BT709, ColorInfo, Picture
 from hybridprompt.video.scaling import scaled
 from hybridprompt.video.source import VideoSource
 
@@ -56,6 +56,11 @@ def test_pictures_are_scaled_and_keep_their_times_and_their_shape(tmp_path: Path
     assert all((picture.width, picture.height) == (50, 32) for picture in shown)
     assert [picture.pts for picture in shown] == [picture.pts for picture in full]
     assert small.sample_aspect_ratio * 50 / 32 == full.sample_aspect_ratio * 96 / 64
+    # 64 lines or 32, BT.601 is what a guess says; of 720 lines it is BT.709, and stays so.
+    assert small.color.matrix == shown[0].color.matrix == BT601_525
+    tall = write_clip(tmp_path / "tall.mp4", pictures(1, 96, 720))
+    assert VideoSource(tall, size=(64, 480)).color.matrix == BT709
+    assert next(VideoSource(tall, size=(64, 480)).frames()).color.matrix == BT709
     assert close(shown[3], scaled(list(full)[3], 50, 32), 90)
 
 

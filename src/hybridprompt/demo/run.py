@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from hybridprompt.demo.clip import Clip, cut
@@ -41,7 +42,11 @@ class DemoSettings:
 
     def encode_settings(self) -> EncodeSettings:
         return EncodeSettings(
-            bitrate_kbps=self.bitrate_kbps, preset=self.preset, generator=self.generator, overwrite=True
+            bitrate_kbps=self.bitrate_kbps,
+            preset=self.preset,
+            generator=self.generator,
+            scale=Fraction(1),
+            overwrite=True,
         )
 
 

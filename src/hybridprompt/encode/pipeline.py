@@ -16,6 +16,7 @@ from hybridprompt.bitstream.nal import NalCodec
 from hybridprompt.encode.alternation import decide
 from hybridprompt.encode.av1_replace import Av1ReplaceEncoder
 from hybridprompt.encode.base import BaseEncoder, BaseGop, held
+from hybridprompt.encode.blocks import BLOCK_LOG2
 from hybridprompt.encode.buffer import RateBuffer
 from hybridprompt.encode.gate import GopDecision
 from hybridprompt.encode.gop import can_name
@@ -88,7 +89,10 @@ class _Encoder:
     """First pts of every GOP, once a first reading has told them."""
 
     def __post_init__(self) -> None:
-        self._most_prompt_bytes = usual_prompt_bytes(self.source.width, self.source.height)
+        fit = self.settings.effort.fit
+        self._most_prompt_bytes = usual_prompt_bytes(
+            self.source.width, self.source.height, BLOCK_LOG2 if fit is None else fit.block_log2
+        )
         self.base = make_base_encoder(self.source, self.settings, self.judging.result, self.generator)
         limit, seconds = self.settings.max_kbps, self.settings.buffer_seconds
         self.buffer = None if limit is None else RateBuffer(limit, seconds or DEFAULT_BUFFER_SECONDS)
@@ -155,7 +159,7 @@ class _Encoder:
         return float((end - start) * self.source.time_base)
 
     def best_scale(self, target: RateTarget) -> Fraction:
-        """The scale that serves the rate best; found only after the analysis."""
+        """The scale that serves the rate best; found only after the analysis.  1 without LPIPS to judge."""
         assert self.starts is not None
         count = len(self.starts)
         chosen = {0, count // 3, 2 * count // 3}
@@ -164,9 +168,9 @@ class _Encoder:
             crf = None
             for index, pictures in enumerate(islice(self.gops(), max(chosen) + 1)):
                 crf = target.crf_for(0, pictures) if crf is None else crf
-                if crf < LEAST_CRF:
+                if crf < LEAST_CRF or not isinstance(self.judge, LpipsJudge):
                     return
-                if index in chosen:
+                if index in chosen and pictures:
                     yield pictures, crf
 
         return best_scale(self.base, tried())
@@ -350,16 +354,15 @@ def encode_file(
         chosen = generator or load_generator(settings.generator)
         total = source.frame_count or round((source.duration_seconds or 0) * float(source.average_rate))
         judging = helper.submit(make_judge, settings.effort.judge_scale)
-        meter = ProgressMeter(progress, total)
-        encoder = _Encoder(source, settings, chosen, judging, meter)
+        encoder = _Encoder(source, settings, chosen, judging, ProgressMeter(progress, total))
         target = encoder.target()
-        if settings.chooses_scale and isinstance(target, RateTarget):
+        if settings.chooses_scale and isinstance(target, RateTarget) and not source.interlaced:
             scale = encoder.best_scale(target)
             if scale != 1:
                 source = VideoSource(input_path, size=scaled_size(*full_size, scale))
                 writer.sample_aspect_ratio = source.sample_aspect_ratio
                 notes.append(f"coded at {source.width}x{source.height}: nearer to the source at this rate")
-                encoder = _Encoder(source, settings, chosen, judging, meter)
+                encoder = _Encoder(source, settings, chosen, judging, ProgressMeter(progress, total))
                 target = encoder.target()
         encoder.encode_all(target, spool)
         if not encoder.results:

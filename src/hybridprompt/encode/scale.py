@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 SCALES: Final = (Fraction(2, 3), Fraction(1, 2))
 
 LEAST_CRF: Final = 66.0
-"""Nothing is tried where the rate affords a finer one: of clips below it, none was nearer by more than 2 %."""
+"""Nothing is tried where the rate affords a finer one; of clips below it none was nearer by even 2 %."""
 
 _LEAST_GAIN: Final = 0.08
 """By how much the log of the base's distance must fall."""

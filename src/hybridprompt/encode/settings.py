@@ -142,7 +142,8 @@ class EncodeSettings:
     mode: "enhance" refines a stream that is complete without prompts; "replace" has the keyframes in
     prompts only.  codec: of the stream; with "h265" and "h264" the CRF is x265's and x264's, 10 to 51.
     scale: of what is coded, in width and height, to the source; None lets a preset that tries scales choose
-    one where a rate is given in mode enhance and AV1, and is 1 otherwise.
+    one where a rate is given in mode enhance and AV1, and is 1 otherwise.  Distances, the quality too, are
+    from the scaled source then.
     legacy_keyframe_bytes: mode replace only, about how many a keyframe may take that players without prompts
     show in place of grey.
     Raises ConfigError.

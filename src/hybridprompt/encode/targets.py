@@ -64,10 +64,14 @@ class GopResult:
     still_bytes: int = 0
 
 
-def usual_prompt_bytes(width: int, height: int) -> int:
-    """Bytes of the prompts of a usual GOP of pictures of this size in luma samples."""
+def usual_prompt_bytes(width: int, height: int, block_log2: int = BLOCK_LOG2) -> int:
+    """Bytes of the prompts of a usual GOP of pictures of this size in luma samples.
+
+    block_log2: of their gates; blocks of half the size take twice the bytes in all.
+    """
     blocks = -(-width >> BLOCK_LOG2) * -(-height >> BLOCK_LOG2)
-    return round(_USUAL_ANCHORS * (_USUAL_ANCHOR_BYTES + _USUAL_BLOCK_BYTES * blocks))
+    gate_bytes = _USUAL_BLOCK_BYTES * blocks * 2.0 ** (BLOCK_LOG2 - block_log2)
+    return round(_USUAL_ANCHORS * (_USUAL_ANCHOR_BYTES + gate_bytes))
 
 
 class Target(Protocol):

@@ -39,9 +39,9 @@ class TrainConfig:
     run_folder: Path
     more_corpora: tuple[Path, ...] = ()
     finest_key: int = 0
-    """base_q_idx of the finest keyframes to learn from."""
+    """base_q_idx of the finest keyframes to learn from, and to be validated on."""
     finest_inter: int = 0
-    """base_q_idx of the finest other pictures to learn from."""
+    """The same of other pictures."""
     steps: int = 20_000
     batch: int = 8
     crop: int = 192

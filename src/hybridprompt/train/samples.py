@@ -86,28 +86,30 @@ class SampleStore:
         self.finest = finest
         self.samples: list[Sample] = []
         self._seen: set[Path] = set()
+        self._kept: dict[Path, list[Sample]] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Load the files that are new.  Raises ConfigError while there are none at all."""
-        for path in (path for folder in self.folders for path in sorted(folder.glob("*.npz"))):
-            if path.name.startswith(".") or path in self._seen:
-                continue
-            sample = _load(path)
-            if sample.base_q_idx >= self.finest[not sample.is_key]:
-                self.samples.append(sample)
-            self._seen.add(path)
-        # The order that a resumed run would find them in.
-        self.samples.sort(key=lambda sample: sample.name)
-        if not self.samples:
-            limit = f" of base_q_idx from {self.finest[0]} and {self.finest[1]}" if any(self.finest) else ""
-            raise ConfigError(
-                f"{self._where}: no training samples{limit}; make them with `hybridprompt corpus`"
-            )
-
-    @property
-    def _where(self) -> str:
-        return ", ".join(map(str, self.folders))
+        """Load the files that are new.  Raises ConfigError while a corpus has none."""
+        for folder in self.folders:
+            kept = self._kept.setdefault(folder, [])
+            for path in sorted(folder.glob("*.npz")):
+                if path.name.startswith(".") or path in self._seen:
+                    continue
+                sample = _load(path)
+                if sample.base_q_idx >= self.finest[not sample.is_key]:
+                    kept.append(sample)
+                self._seen.add(path)
+            if not kept:
+                limit = (
+                    f" of base_q_idx from {self.finest[0]} or {self.finest[1]}" if any(self.finest) else ""
+                )
+                raise ConfigError(
+                    f"{folder}: no training samples{limit}; make them with `hybridprompt corpus`"
+                )
+            # The order that a resumed run would find them in.
+            kept.sort(key=lambda sample: sample.name)
+        self.samples = [sample for folder in self.folders for sample in self._kept[folder]]
 
     def batch(self, rng: np.random.Generator, count: int, size: int) -> Batch:
         """Draw ``count`` crops of ``size`` luma pixels, sampled by pixel area, flipped at random."""
@@ -116,7 +118,7 @@ class SampleStore:
         quantiser = np.empty((count, 1, 1, 1), np.float32)
         usable = [s for s in self.samples if min(s.width, s.height) >= size]
         if not usable:
-            raise ConfigError(f"{self._where}: no sample is as large as a crop of {size} pixels")
+            raise ConfigError(f"{self.folders[0]}: no sample is as large as a crop of {size} pixels")
         area = np.array([s.width * s.height for s in usable], np.float64)
         for index, chosen in enumerate(rng.choice(len(usable), count, p=area / area.sum())):
             sample = usable[chosen]

@@ -81,6 +81,8 @@ class VideoSource:
         if size is not None:
             self._size = size
             shape = self.sample_aspect_ratio * self.width / self.height
+            # A guess by the height would come out otherwise at another one.
+            self.color = replace(self.color, matrix=self.color.resolved_matrix(self.height))
             self.width, self.height = size
             self.sample_aspect_ratio = shape * self.height / self.width
         self._has_timestamps = first.pts is not None
@@ -161,7 +163,13 @@ class VideoSource:
                     pts = self.start_pts if previous is None else previous + step
                 previous = pts
                 picture = replace(picture, pts=pts, time_base=self.time_base)
-                yield picture if self._size is None else scaled(picture, *self._size)
+                yield picture if self._size is None else self._scaled(picture, self._size)
+
+    def _scaled(self, picture: Picture, size: tuple[int, int]) -> Picture:
+        try:
+            return replace(scaled(picture, *size), color=self.color)
+        except CodecError as error:
+            raise MediaError(f"{self.path}: {error}") from error
 
     def _video_stream(self, container: InputContainer) -> VideoStream:
         stream = container.streams.best("video")
