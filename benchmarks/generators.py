@@ -1,10 +1,13 @@
 """Quality against cost of generators: held-out coded pictures, and time for one 1080p picture.
 
     python benchmarks/generators.py FILE.onnx [FILE.onnx ...] --corpus runs/corpus [--pictures 24]
-        [--gated] [--csv FILE]
+        [--key FINEST COARSEST] [--inter FINEST COARSEST] [--gated] [--csv FILE]
 
 The pictures are the held-out ones, evenly chosen, generated at full strength; LPIPS-Alex and PSNR-Y are
 of whole pictures, LPIPS-VGG and DISTS of their central 256 pixels.  The generators take turns at the time.
+
+--key and --inter leave out keyframes, and other pictures, whose base_q_idx is outside: streams of 100 to 400
+kbit/s have 110 to 200, and 135 to 235.
 
 With --gated every block of 64 has the one of several strengths, 0 to 2, that brings it nearest in LPIPS-Alex,
 which is nearer to how an encoder uses a generator: one that dares too little is not at a disadvantage.
@@ -30,12 +33,13 @@ from rich.table import Table
 from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.evaluate.colour import yuv420_to_rgb
 from hybridprompt.evaluate.perceptual import Dists, Lpips
+from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.network import count_gmac
 from hybridprompt.generator.onnx_generator import OnnxGenerator
 from hybridprompt.generator.registry import load_file
 from hybridprompt.train.export import read_onnx
-from hybridprompt.train.samples import Sample, even_samples, split_planes
+from hybridprompt.train.samples import Sample, SampleStore, split_planes
 from hybridprompt.train.teacher import config_of
 from hybridprompt.video.picture import Picture
 
@@ -184,12 +188,21 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    for name in ("--key", "--inter"):
+        parser.add_argument(name, type=int, nargs=2, default=(0, 255), metavar=("FINEST", "COARSEST"))
     parser.add_argument("--gated", action="store_true", help="every block has its nearest strength")
     parser.add_argument("--csv", type=Path, help="write the numbers there, too")
     arguments = parser.parse_args()
     generators = [load_file(path, threads=arguments.threads) for path in arguments.files]
     seconds = seconds_per_picture(generators, 1920, 1080, arguments.repeats)
-    samples = even_samples(arguments.corpus / "validation", arguments.pictures)
+    folder = arguments.corpus / "validation"
+    limits = {True: arguments.key, False: arguments.inter}
+    within = [
+        sample
+        for sample in SampleStore(folder).samples
+        if limits[sample.is_key][0] <= sample.base_q_idx <= limits[sample.is_key][1]
+    ]
+    samples = [within[i] for i in sample_frames(len(within), min(arguments.pictures, len(within)))]
     base, *found = qualities(generators, samples, gated=arguments.gated)
     results = [
         Result(path.stem, gmac_of(path), path.stat().st_size, cost, metrics)

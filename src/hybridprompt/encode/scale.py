@@ -29,7 +29,7 @@ LEAST_CRF: Final = 66.0
 """Nothing is tried where the rate affords a finer one; of clips below it none was nearer by even 2 %."""
 
 _LEAST_GAIN: Final = 0.08
-"""By how much the log of the base's distance must fall."""
+"""By how much the log of the base's distance must fall with every step down; prompts are worth less then."""
 
 _LEAST_SIDE: Final = 128
 _NEAR: Final = 0.03
@@ -46,10 +46,10 @@ def scaled_size(width: int, height: int, scale: Fraction) -> tuple[int, int]:
 
 
 def best_scale(encoder: BaseEncoder, gops: Iterable[tuple[list[Picture], float]]) -> Fraction:
-    """The scale whose base is clearly nearest to the source at equal bytes, by some GOPs of full size.
+    """The scale whose base is clearly nearest to the source at equal bytes.
 
-    gops: pictures, and the CRF at which they meet the rate.  The smaller of the scales is tried only where
-    the larger is nearer than full size.  Raises CodecError.
+    gops: pictures of full size, and the CRF at which they meet the rate.  A scale is tried only where the
+    next larger one is nearer than that before it.  Raises CodecError.
     """
     costs: dict[Fraction, list[float]] = {}
     for pictures, crf in gops:
@@ -64,14 +64,15 @@ def best_scale(encoder: BaseEncoder, gops: Iterable[tuple[list[Picture], float]]
             if cost >= last:
                 break
             last = cost
-    gains = {
-        scale: fmean(costs[Fraction(1)]) - fmean(tried)
-        for scale, tried in costs.items()
-        if len(tried) == len(costs[Fraction(1)])
+    full_costs = costs.get(Fraction(1), [])
+    # Prompts lose with every step down.
+    gains = {Fraction(1): 0.0} | {
+        scale: fmean(full_costs) - fmean(costs[scale]) - step * _LEAST_GAIN
+        for step, scale in enumerate(SCALES, 1)
+        if full_costs and len(costs.get(scale, [])) == len(full_costs)
     }
     logger.debug("scales: %s", ", ".join(f"{scale} {-100 * gain:+.1f} %" for scale, gain in gains.items()))
-    best = max(gains, key=gains.__getitem__, default=Fraction(1))
-    return best if gains and gains[best] >= _LEAST_GAIN else Fraction(1)
+    return max(gains, key=gains.__getitem__)
 
 
 def _scaled_cost(encoder: BaseEncoder, full: BaseGop, scale: Fraction) -> float:
