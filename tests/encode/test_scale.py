@@ -15,7 +15,7 @@ from hybridprompt.encode.base import BaseGop
 from hybridprompt.encode.method import HybridPromptMethod
 from hybridprompt.encode.pipeline import encode_file
 from hybridprompt.encode.rate_control import GopAnalysis, relative_log_bytes
-from hybridprompt.encode.scale import best_scale, scaled_size
+from hybridprompt.encode.scale import best_scale
 from hybridprompt.encode.settings import PRESETS, EncodeSettings
 from hybridprompt.encode.targets import RateTarget
 from hybridprompt.errors import ConfigError
@@ -23,6 +23,7 @@ from hybridprompt.evaluate.methods import parse_method
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
+from hybridprompt.video.scaling import scaled_size
 from hybridprompt.video.source import VideoSource
 
 THIRDS, HALF = Fraction(2, 3), Fraction(1, 2)

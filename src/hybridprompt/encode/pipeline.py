@@ -25,7 +25,7 @@ from hybridprompt.encode.nal_base import NalBaseEncoder, svt_crf
 from hybridprompt.encode.plan import max_frames, split_at, split_gops
 from hybridprompt.encode.progress import Distances, EncodeSummary, ProgressCallback, ProgressMeter
 from hybridprompt.encode.rate_control import ANALYSIS_CRFS, STEERED_CRF_RANGE, GopAnalysis, coarser_crf
-from hybridprompt.encode.scale import LEAST_CRF, best_scale, scaled_size
+from hybridprompt.encode.scale import LEAST_CRF, best_scale
 from hybridprompt.encode.settings import DEFAULT_BUFFER_SECONDS, EncodeSettings
 from hybridprompt.encode.spool import PacketSpool
 from hybridprompt.encode.targets import (
@@ -42,6 +42,7 @@ from hybridprompt.generator.registry import load_chosen
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.picture import Picture
+from hybridprompt.video.scaling import scaled_size
 from hybridprompt.video.source import VideoSource
 
 logger = logging.getLogger(__name__)

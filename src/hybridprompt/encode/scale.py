@@ -19,7 +19,7 @@ from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
 from hybridprompt.encode.trials import base_distance
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.video.picture import Picture
-from hybridprompt.video.scaling import scaled
+from hybridprompt.video.scaling import scaled, scaled_size
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +38,6 @@ _NEAR: Final = 0.03
 _REPEATS: Final = 3
 _LEAST_SLOPE: Final = 0.5
 """Of log bytes, to what is usual."""
-
-
-def scaled_size(width: int, height: int, scale: Fraction) -> tuple[int, int]:
-    """Even sizes nearest to the scaled ones."""
-    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
 
 
 def best_scale(encoder: BaseEncoder, gops: Iterable[tuple[list[Picture], float]]) -> Fraction:

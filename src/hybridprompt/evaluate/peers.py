@@ -22,6 +22,7 @@ from hybridprompt.video.peer_encoder import (
     library_versions,
 )
 from hybridprompt.video.picture import Picture
+from hybridprompt.video.scaling import scaled_size
 
 _VARIANT_PARAMS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "default": (),
@@ -101,10 +102,7 @@ class PeerMethod:
             return reference.width, reference.height
         if self.name.scale == 1:
             return reference.width + reference.width % 2, reference.height + reference.height % 2
-        width, height = (
-            max(2, 2 * round(s * self.name.scale / 2)) for s in (reference.width, reference.height)
-        )
-        return width, height
+        return scaled_size(reference.width, reference.height, self.name.scale)
 
     def encode_settings(self, reference: Reference) -> dict[str, Any]:
         width, height = self.coded_size(reference)

@@ -127,6 +127,11 @@ def load_config(path: Path) -> TrainConfig:
             _take_paths(table["distillation"], ("teacher",), where)
         table["distillation"] = _build(Distillation, table["distillation"], where)
     _take_paths(table, ("corpus", "run_folder", "start_from", "narrow_from"), str(path))
+    if "more_corpora" in table:
+        given = table["more_corpora"]
+        if not (isinstance(given, list) and all(isinstance(one, str) for one in given)):
+            raise ConfigError(f"{path}: more_corpora is {given!r}, expected a list of paths")
+        table["more_corpora"] = tuple(map(Path, given))
     config: TrainConfig = _build(TrainConfig, table, str(path))
     return config
 
@@ -137,8 +142,3 @@ def _take_paths(table: dict[str, Any], names: tuple[str, ...], where: str) -> No
             if not isinstance(table[name], str):
                 raise ConfigError(f"{where}: {name} is {table[name]!r}, expected a path")
             table[name] = Path(table[name])
-    if "more_corpora" in table:
-        given = table["more_corpora"]
-        if not (isinstance(given, list) and all(isinstance(path, str) for path in given)):
-            raise ConfigError(f"{where}: more_corpora is {given!r}, expected a list of paths")
-        table["more_corpora"] = tuple(map(Path, given))

@@ -1,10 +1,17 @@
 """Scaling pictures."""
 
+from fractions import Fraction
+
 from av.video.reformatter import Interpolation
 
 from hybridprompt.errors import CodecError
 from hybridprompt.video.files import FFMPEG_FAILURES, reason
 from hybridprompt.video.picture import Picture, plane_views
+
+
+def scaled_size(width: int, height: int, scale: Fraction) -> tuple[int, int]:
+    """Even sizes nearest to the scaled ones."""
+    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
 
 
 def scaled(picture: Picture, width: int, height: int) -> Picture:
