@@ -16,7 +16,7 @@ from hybridprompt.encode.cached_generator import CachedGenerator
 from hybridprompt.encode.gate import GopGate, attach_prompts
 from hybridprompt.encode.gop import Gop, can_carry, find_candidates
 from hybridprompt.encode.settings import PRESETS, Preset
-from hybridprompt.encode.trials import Trials
+from hybridprompt.encode.trials import Trials, pays_off
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Planes
@@ -365,3 +365,11 @@ def test_sequence_header_may_come_from_the_container(moving_packets) -> None:
     packets = [replace(moving_packets[0], data=bare), *moving_packets[1:]]
     expected = find_candidates(gop_of(moving_packets, lambda f: None), 32)
     assert find_candidates(Gop(packets, header, TICK, lambda f: None), 32) == expected
+
+
+def test_gains_that_nobody_sees_do_not_pay() -> None:
+    assert pays_off(0.0994, 0.1)
+    assert not pays_off(0.0998, 0.1)
+    # A share of nearly nothing is nothing.
+    assert not pays_off(0.0010, 0.00105)
+    assert pays_off(0.0009, 0.00105)

@@ -109,4 +109,4 @@ def test_cost_is_what_the_size_allows(size: str) -> None:
 def test_small_one_really_is_smaller() -> None:
     small, medium = (WEIGHTS / f"{GENERATOR_SIZES[s]}.onnx" for s in ("small", "medium"))
     assert small.stat().st_size < 0.7 * medium.stat().st_size
-    assert load_shipped("generator_s1").name == "generator_s1"
+    assert load_shipped("generator_s2").name == "generator_s2"

@@ -146,6 +146,27 @@ def test_learning_rate_schedule(tmp_path: Path) -> None:
     assert learning_rate(replace(config, warmup_steps=200), 150) <= 1.0
 
 
+def test_learning_rate_follows_the_time_where_that_ends_first(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, steps=1010, warmup_steps=10, learning_rate=1.0, seconds=40.0)
+    half = 0.01 + 0.99 / 2
+    assert learning_rate(config, 10, 20.0) == pytest.approx(half)
+    assert learning_rate(config, 510, 1.0) == pytest.approx(half)
+    assert learning_rate(config, 10, 100.0) == pytest.approx(0.01)
+    assert learning_rate(config, 4, 40.0) == pytest.approx(0.5)
+    assert learning_rate(replace(config, seconds=0.0), 10, 100.0) == pytest.approx(1.0)
+
+
+def test_a_run_ends_when_its_time_is_over_and_stays_ended(folder: Path) -> None:
+    config = tiny_config(folder, "timed", steps=10_000, seconds=0.5)
+    trainer = Trainer(config)
+    trainer.run()
+    assert 0 < trainer.step < 10_000
+    again = Trainer(config)
+    assert again.spent >= 0.5
+    again.run()
+    assert again.step == trainer.step
+
+
 def test_ema_forgets_its_start() -> None:
     network = GeneratorNetwork(TINY)
     ema = Ema(network, 0.999)

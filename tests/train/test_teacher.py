@@ -20,7 +20,7 @@ from hybridprompt.train.config import Distillation  # noqa: E402
 from hybridprompt.train.export import read_onnx  # noqa: E402
 from hybridprompt.train.loop import Trainer  # noqa: E402
 from hybridprompt.train.samples import Batch, even_samples, whole_picture  # noqa: E402
-from hybridprompt.train.teacher import Teacher, config_of, narrow  # noqa: E402
+from hybridprompt.train.teacher import Teacher, config_of, narrow, widen  # noqa: E402
 
 WEIGHTS = Path(__file__).parents[2] / "src" / "hybridprompt" / "generator" / "weights"
 CPU = torch.device("cpu")
@@ -117,6 +117,30 @@ def test_narrowing_leaves_out_blocks_but_invents_no_channels() -> None:
             narrow(weights, config)
 
 
+def test_a_widened_network_computes_the_same_and_its_new_channels_learn() -> None:
+    small = random_network(TINY)
+    large = GeneratorNetwork(replace(LARGE, body_blocks=1, tail_blocks=1))
+    large.load_state_dict(widen(small.state_dict(), large.state_dict()))
+    batch = random_batch()
+    made = large(*batch.coded, batch.quantiser)
+    for mine, wanted in zip(made, small(*batch.coded, batch.quantiser), strict=True):
+        assert torch.allclose(mine, wanted, atol=1e-5)
+    sum(planes.square().mean() for planes in made).backward()
+    stem = TINY.stem_channels
+    assert large.head.weight.grad is not None
+    assert all(float(large.head.weight.grad[:, c].abs().max()) > 0 for c in range(stem, LARGE.stem_channels))
+
+
+def test_more_blocks_start_near_the_identity_and_nothing_is_cut() -> None:
+    small = random_network(TINY)
+    deep = GeneratorNetwork(replace(TINY, body_blocks=2))
+    widened = widen(small.state_dict(), deep.state_dict())
+    assert torch.equal(widened["body.1.second.weight"], deep.state_dict()["body.1.second.weight"])
+    for smaller in (replace(TINY, stem_channels=4), replace(TINY, tail_blocks=0)):
+        with pytest.raises(ValueError, match="does not fit"):
+            widen(small.state_dict(), GeneratorNetwork(smaller).state_dict())
+
+
 def test_distance_is_that_of_the_planes() -> None:
     network = random_network(TINY)
     teacher = Teacher(network.state_dict(), CPU)
@@ -173,7 +197,19 @@ def test_narrowed_start_and_unusable_teachers(tmp_path: Path) -> None:
                 tmp_path, "other", narrow_from=tmp_path / "large.pt", network=replace(TINY, stem_channels=16)
             )
         )
+    widened = Trainer(
+        tiny_config(
+            tmp_path, "wide", widen_from=tmp_path / "large.pt", network=replace(LARGE, body_channels=32)
+        )
+    )
+    large = random_network(LARGE).state_dict()
+    assert torch.equal(widened.ema.network.state_dict()["down.weight"][:24], large["down.weight"])
+    with pytest.raises(ConfigError, match=r"large\.pt.*does not fit"):
+        Trainer(tiny_config(tmp_path, "other", widen_from=tmp_path / "large.pt"))
     with pytest.raises(ConfigError, match=r"nothing\.onnx"):
         Trainer(tiny_config(tmp_path, distillation=Distillation(teacher=tmp_path / "nothing.onnx")))
+    for second in ("start_from", "narrow_from"):
+        with pytest.raises(ConfigError, match="one of them"):
+            tiny_config(tmp_path, widen_from=tmp_path / "large.pt", **{second: tmp_path / "large.pt"})
     with pytest.raises(ConfigError, match="one of them"):
         tiny_config(tmp_path, narrow_from=tmp_path / "large.pt", start_from=tmp_path / "large.pt")

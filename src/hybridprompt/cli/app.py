@@ -15,7 +15,7 @@ from hybridprompt.cli.decode import decode
 from hybridprompt.cli.encode import encode, enhance
 from hybridprompt.cli.evaluate import evaluate
 from hybridprompt.cli.inspect import inspect
-from hybridprompt.cli.train import corpus, export, train
+from hybridprompt.cli.train import corpus, export, pack_corpus, train, unpack_corpus
 from hybridprompt.errors import HybridPromptError
 
 EXIT_ERROR = 1
@@ -29,7 +29,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, enhance, decode, inspect, evaluate, corpus, train, export):
+for command in (
+    encode,
+    enhance,
+    decode,
+    inspect,
+    evaluate,
+    corpus,
+    pack_corpus,
+    unpack_corpus,
+    train,
+    export,
+):
     app.command()(command)
 
 

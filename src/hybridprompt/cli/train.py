@@ -1,4 +1,4 @@
-"""`hybridprompt corpus`, `train` and `export`: make a generator."""
+"""`hybridprompt corpus`, `pack-corpus`, `unpack-corpus`, `train` and `export`: make a generator."""
 
 import os
 from dataclasses import replace
@@ -59,6 +59,41 @@ def corpus(
     pieces = [replace(piece, generator=generator) for piece in pieces]
     errors = make_corpus(pieces, output, workers=workers, seed=seed)
     report(f"{len(pieces) - len(errors)} pieces in {output}, {len(errors)} skipped")
+
+
+def pack_corpus(
+    output: Annotated[Path, typer.Argument(metavar="PACK.zip", help="File to write.")],
+    corpora: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders made by `corpus`.")],
+    crop: Annotated[int, typer.Option(help="Side of the crop that is kept of a sample, in pixels.")] = 320,
+    quality: Annotated[int, typer.Option(help="AVIF quality of the sources.")] = 78,
+    speed: Annotated[int, typer.Option(help="Of AVIF's encoder, 0 to 10.")] = 8,
+    finest_key: Annotated[int, typer.Option(min=0, max=255, help="As in a run's settings.")] = 0,
+    finest_inter: Annotated[int, typer.Option(min=0, max=255, help="As in a run's settings.")] = 0,
+    max_bytes: Annotated[
+        int | None, typer.Option(min=1, help="End when the file is about as large, in bytes.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the order and the crops.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 2,
+) -> None:
+    """Pack training samples into one small file, to train on another machine."""
+    _need("train", "PIL", "torch")
+    from hybridprompt.train.packed import PackSettings, pack
+
+    settings = PackSettings(crop=crop, quality=quality, speed=speed, finest=(finest_key, finest_inter))
+    count = pack(corpora, output, settings, max_bytes=max_bytes, workers=workers, seed=seed)
+    report(f"{count} samples in {output}, {output.stat().st_size} bytes")
+
+
+def unpack_corpus(
+    pack: Annotated[Path, typer.Argument(metavar="PACK.zip", help="What `pack-corpus` made.")],
+    output: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the training samples.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 2,
+) -> None:
+    """Make training samples of a packed corpus."""
+    _need("train", "PIL", "torch")
+    from hybridprompt.train.packed import unpack
+
+    report(f"{unpack(pack, output, workers=workers)} samples in {output}")
 
 
 def train(

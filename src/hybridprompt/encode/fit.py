@@ -34,7 +34,7 @@ MAX_FIT_BYTES: Final = 3 << 29
 
 _LEARNING_RATE: Final = 0.08
 _LAST_RATE_SHARE: Final = 0.1
-_WEIGHTS: Final = LossWeights(vgg_every=2, vgg_crops=2, vgg_size=128)
+_WEIGHTS: Final = LossWeights(dists=1.0, vgg_every=3, vgg_crops=2, vgg_size=128)
 
 Change = tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]
 """Difference of two pictures' planes, in levels."""
@@ -77,8 +77,8 @@ class StrengthFitter:
     ) -> list[NDArray[np.float32]]:
         """Return strengths (rows, columns) in [0, max_strength] for every response.
 
-        The loss is that of training: LPIPS of both networks, L1 and local deviation, on random crops of
-        random frames; its gradient passes through Note [Measured responses].  Deterministic for a seed.
+        The loss is that of training: LPIPS of both networks, DISTS, L1 and local deviation, on random crops
+        of random frames; its gradient passes through Note [Measured responses].  Deterministic for a seed.
         """
         rng = torch.Generator().manual_seed(self.settings.seed)
         loss = _loss(self.device, self.settings.seed)

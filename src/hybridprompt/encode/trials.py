@@ -30,6 +30,11 @@ _MARGIN = 0.003
 """An anchor must lower the distance of the frames it serves by this share to be worth its bytes and time."""
 
 
+_LEAST_GAIN = 1e-4
+"""And by so much in LPIPS: nobody sees less.  Where the base is all but the source, as of rendered text, the
+sampled frames may gain that much by chance while others lose it."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """What an anchor's prompt says."""
@@ -96,7 +101,7 @@ class Trials:
 
 def pays_off(distance: float, before: float) -> bool:
     """Whether prompts that bring the distance down from ``before`` are worth their bytes and time."""
-    return distance < before * (1 - _MARGIN)
+    return distance < before - max(_MARGIN * before, _LEAST_GAIN)
 
 
 def base_distance(

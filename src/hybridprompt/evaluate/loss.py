@@ -92,7 +92,7 @@ class GeneratorLoss:
         self.weights = weights
         self.alex = Lpips("alex", device=device, dtype=alex_dtype) if weights.alex > 0 else None
         self.vgg = Lpips("vgg", device=device, dtype=quick_dtype(device)) if weights.vgg > 0 else None
-        self.dists = Dists(device=device) if weights.dists > 0 else None
+        self.dists = Dists(device=device, dtype=quick_dtype(device)) if weights.dists > 0 else None
         self.rng = rng
 
     def _random(self, high: int) -> int:

@@ -43,6 +43,12 @@ class TrainConfig:
     finest_inter: int = 0
     """The same of other pictures."""
     steps: int = 20_000
+    seconds: float = 0.0
+    """Training time after which the run ends, too, 0 for no limit.
+
+    The learning rate follows whichever of both is nearer its end.  For a machine that is there for a given
+    time; such a run cannot be repeated bit by bit.
+    """
     batch: int = 8
     crop: int = 192
     learning_rate: float = 5e-4
@@ -63,6 +69,11 @@ class TrainConfig:
     """Weights of a network with more channels, or as many, whose strongest are the start.
 
     Blocks that it lacks start near the identity.
+    """
+    widen_from: Path | None = None
+    """Weights of a network with fewer channels, or as many; at the start the larger one computes the same.
+
+    It does so up to the blocks that the smaller one lacks, which start near the identity.
     """
     distillation: Distillation | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -87,8 +98,10 @@ class TrainConfig:
         for name in ("steps", "batch", "log_every", "validate_every", "validation_pictures"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least 1")
-        if self.start_from is not None and self.narrow_from is not None:
-            raise ConfigError("start_from and narrow_from: expected one of them at most")
+        if not self.seconds >= 0:
+            raise ConfigError(f"seconds = {self.seconds}: expected at least 0")
+        if sum(start is not None for start in (self.start_from, self.narrow_from, self.widen_from)) > 1:
+            raise ConfigError("start_from, narrow_from and widen_from: expected one of them at most")
 
 
 def _build(kind: type, table: Any, where: str) -> Any:
@@ -126,7 +139,7 @@ def load_config(path: Path) -> TrainConfig:
         if isinstance(table["distillation"], dict):
             _take_paths(table["distillation"], ("teacher",), where)
         table["distillation"] = _build(Distillation, table["distillation"], where)
-    _take_paths(table, ("corpus", "run_folder", "start_from", "narrow_from"), str(path))
+    _take_paths(table, ("corpus", "run_folder", "start_from", "narrow_from", "widen_from"), str(path))
     if "more_corpora" in table:
         given = table["more_corpora"]
         if not (isinstance(given, list) and all(isinstance(one, str) for one in given)):

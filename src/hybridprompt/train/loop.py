@@ -25,7 +25,7 @@ from hybridprompt.generator.network import GeneratorNetwork
 from hybridprompt.train.adversarial import AdversarialStage
 from hybridprompt.train.config import TrainConfig
 from hybridprompt.train.samples import Batch, SampleStore, whole_picture
-from hybridprompt.train.teacher import Teacher, narrow, read_weights
+from hybridprompt.train.teacher import Teacher, narrow, read_weights, widen
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +66,13 @@ class Ema:
             mean.lerp_(value, 1 - decay)
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to a hundredth."""
+def learning_rate(config: TrainConfig, step: int, spent: float = 0.0) -> float:
+    """Linear warm-up, then a cosine to a hundredth; ``spent`` seconds of training came before the step."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    if config.seconds:
+        progress = max(progress, spent / config.seconds)
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
@@ -112,6 +114,7 @@ class Trainer:
         if config.adversarial.weight > 0:
             self.adversarial = AdversarialStage(config.adversarial, device=self.device, seed=config.seed)
         self.step = 0
+        self.spent = 0.0
         checkpoint = self.folder / "checkpoint.pt"
         if resume and checkpoint.exists():
             with _told_where(checkpoint):
@@ -121,8 +124,12 @@ class Trainer:
                 self._start_with(read_weights(config.start_from, self.device))
         elif config.narrow_from is not None:
             with _told_where(config.narrow_from):
-                larger = read_weights(config.narrow_from, self.device, integers=True)
+                larger = read_weights(config.narrow_from, torch.device("cpu"), integers=True)
                 self._start_with(self.network.state_dict() | narrow(larger, config.network))
+        elif config.widen_from is not None:
+            with _told_where(config.widen_from):
+                smaller = read_weights(config.widen_from, self.device, integers=True)
+                self._start_with(widen(smaller, self.network.state_dict()))
         self.teacher = None
         if config.distillation is not None:
             with _told_where(config.distillation.teacher):
@@ -142,6 +149,7 @@ class Trainer:
         if self.adversarial is not None and "adversarial" in state:
             self.adversarial.restore(state["adversarial"])
         self.step = state["step"]
+        self.spent = state.get("spent", 0.0)
 
     def save(self) -> None:
         """Write the checkpoint and the EMA weights, each by renaming."""
@@ -152,6 +160,7 @@ class Trainer:
             "numpy_rng": self.rng.bit_generator.state,
             "torch_rng": self.torch_rng.get_state(),
             "step": self.step,
+            "spent": self.spent,
         }
         if self.adversarial is not None:
             state["adversarial"] = self.adversarial.state()
@@ -168,12 +177,6 @@ class Trainer:
     def _log(self, record: dict[str, Any]) -> None:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
-
-    def _to_device(self, batch: Batch) -> Batch:
-        def move(planes: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-            return planes[0].to(self.device), planes[1].to(self.device)
-
-        return Batch(move(batch.coded), move(batch.source), batch.quantiser.to(self.device))
 
     @torch.no_grad()
     def _with_generated_inputs(self, batch: Batch) -> Batch:
@@ -202,7 +205,7 @@ class Trainer:
         """Take one step on a batch; returns the terms of the loss."""
         config, step = self.config, self.step
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(config, step)
+            group["lr"] = learning_rate(config, step, self.spent)
         with self._autocast():
             batch = self._with_generated_inputs(batch)
             made = self.network(*batch.coded, batch.quantiser)
@@ -241,8 +244,11 @@ class Trainer:
         started, saved, first = time.monotonic(), time.monotonic(), self.step
         terms: dict[str, list[float]] = {}
         scores = None
-        while self.step < config.steps:
-            found = self._learn(self._to_device(train.batch(self.rng, config.batch, config.crop)), loss)
+        while self.step < config.steps and not 0 < config.seconds <= self.spent:
+            begun = time.monotonic()
+            batch = train.batch(self.rng, config.batch, config.crop, device=self.device)
+            found = self._learn(batch, loss)
+            self.spent += time.monotonic() - begun
             for name, value in found.items():
                 if value is not None:
                     terms.setdefault(name, []).append(value)

@@ -50,7 +50,8 @@ def split_planes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return array[:height], array[height:].reshape(2, height // 2, width // 2)
 
 
-def _load(path: Path) -> Sample:
+def load_sample(path: Path) -> Sample:
+    """Read one sample.  Raises ConfigError for anything else."""
     try:
         with np.load(path) as data:
             sample = Sample(
@@ -72,7 +73,7 @@ def even_samples(folder: Path, count: int) -> list[Sample]:
     if not paths:
         raise ConfigError(f"{folder}: no training samples; make them with `hybridprompt corpus`")
     chosen = np.linspace(0, len(paths) - 1, min(count, len(paths)))
-    return [_load(paths[int(i)]) for i in chosen]
+    return [load_sample(paths[int(i)]) for i in chosen]
 
 
 class SampleStore:
@@ -96,7 +97,7 @@ class SampleStore:
             for path in sorted(folder.glob("*.npz")):
                 if path.name.startswith(".") or path in self._seen:
                     continue
-                sample = _load(path)
+                sample = load_sample(path)
                 if sample.base_q_idx >= self.finest[not sample.is_key]:
                     kept.append(sample)
                 self._seen.add(path)
@@ -111,7 +112,14 @@ class SampleStore:
             kept.sort(key=lambda sample: sample.name)
         self.samples = [sample for folder in self.folders for sample in self._kept[folder]]
 
-    def batch(self, rng: np.random.Generator, count: int, size: int) -> Batch:
+    def batch(
+        self,
+        rng: np.random.Generator,
+        count: int,
+        size: int,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> Batch:
         """Draw ``count`` crops of ``size`` luma pixels, sampled by pixel area, flipped at random."""
         luma = np.empty((2, count, 1, size, size), np.uint8)
         chroma = np.empty((2, count, 2, size // 2, size // 2), np.uint8)
@@ -133,8 +141,8 @@ class SampleStore:
                 luma[side, index, 0] = a[:, ::-1] if flip else a
                 chroma[side, index] = c[..., ::-1] if flip else c
             quantiser[index] = sample.base_q_idx / 255
-        y_all, c_all = torch.from_numpy(luma).float() / 255, torch.from_numpy(chroma).float() / 255
-        return Batch((y_all[0], c_all[0]), (y_all[1], c_all[1]), torch.from_numpy(quantiser))
+        y_all, c_all = (torch.from_numpy(planes).to(device).float() / 255 for planes in (luma, chroma))
+        return Batch((y_all[0], c_all[0]), (y_all[1], c_all[1]), torch.from_numpy(quantiser).to(device))
 
 
 def whole_picture(sample: Sample, limit: int | None = None) -> Batch:

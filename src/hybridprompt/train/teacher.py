@@ -1,4 +1,4 @@
-"""A larger generator that a smaller one learns from: reading its weights, and narrowing them for a start.
+"""A generator that another learns from: reading its weights, narrowing or widening them, distillation.
 
 Distillation adds the mean absolute difference between the student's and the teacher's planes to the loss.
 Both refine the same base, so that is the difference of their residuals.
@@ -89,6 +89,26 @@ def narrow(weights: Weights, config: NetworkConfig) -> Weights:
             )
             narrowed |= take(first, inner, channels) | take(second, channels, inner)
     return narrowed
+
+
+def widen(weights: Weights, start: Weights) -> Weights:
+    """Put weights into those of a larger network at its start, which then computes what they do.
+
+    New channels keep their random weights and read all others, but what there was reads none of them yet.
+    start: ``state_dict`` of the larger network.  Raises ValueError where it has fewer channels or blocks.
+    """
+    small, large = config_of(weights), config_of(start)
+    if any(getattr(large, name) < value for name, value in small.as_dict().items()):
+        raise ValueError(f"a network of {small.as_dict()} does not fit into one of {large.as_dict()}")
+    widened = {name: value.clone() for name, value in start.items()}
+    for name, value in weights.items():
+        mine, outputs = widened[name], value.shape[0]
+        if value.dim() == 1:
+            mine[:outputs] = value
+            continue
+        mine[:outputs] = 0
+        mine[:outputs, : value.shape[1]] = value
+    return widened
 
 
 def read_weights(path: Path, device: torch.device, *, integers: bool = False) -> Weights:
