@@ -1,8 +1,8 @@
 """Packs a corpus into one small file, to carry it to the machine that trains on it, and unpacks it there.
 
 A sample is cut to one crop at a random place, and its source and its coded picture become AVIF stills of
-one plane: luma, and chroma below it, as in the sample.  They are lossy, the coded picture's less so.  A crop of 256
-pixels takes some 15 kB of the 200 that it has as a sample.
+one plane: luma, and chroma below it, as in the sample.  They are lossy, the coded picture's less so.  A crop
+of 256 pixels takes some 15 kB of the 200 that it has as a sample.
 """
 
 from __future__ import annotations
