@@ -54,13 +54,13 @@ def place_of(small: Sample, large: Sample) -> tuple[int, int]:
 
 
 def test_what_is_unpacked_is_a_crop_of_what_was_packed(corpus: Path, tmp_path: Path) -> None:
-    assert pack([corpus], tmp_path / "a.zip", SETTINGS) == 5
-    assert unpack(tmp_path / "a.zip", tmp_path / "out") == 5
+    assert pack([corpus], tmp_path / "a.zip", SETTINGS, workers=2) == 5
+    assert unpack(tmp_path / "a.zip", tmp_path / "out", workers=2) == 5
     paths = sorted((tmp_path / "out").glob("*/*.npz"))
     assert [p.parent.name for p in paths] == ["train"] * 4 + ["validation"]
     for path in paths:
         sample = load_sample(path)
-        original = load_sample(corpus / path.parent.name / path.name.removeprefix("corpus_"))
+        original = load_sample(corpus / path.parent.name / path.name.removeprefix("0_"))
         assert (sample.width, sample.height) == (64, 64)
         assert (sample.base_q_idx, sample.is_key) == (original.base_q_idx, original.is_key)
         top, left = place_of(sample, original)
@@ -100,6 +100,9 @@ def test_nothing_to_pack_and_wrong_settings_are_config_errors(tmp_path: Path) ->
     (tmp_path / "train" / "x.npz").write_bytes(b"nothing")
     with pytest.raises(ConfigError, match="not a training sample"):
         pack([tmp_path], tmp_path / "a.zip", SETTINGS)
+    (tmp_path / "train" / "x.npz").rename(tmp_path / "train" / "two words.npz")
+    with pytest.raises(ConfigError, match=r"two words\.npz: a name of"):
+        pack([tmp_path], tmp_path / "a.zip", SETTINGS)
     assert not list(tmp_path.glob("*.zip"))
     assert not list(tmp_path.glob(".*.partial"))
     for change in ({"crop": 60}, {"crop": 0}, {"quality": 0}, {"quality": 99}, {"speed": 11}):
@@ -108,7 +111,7 @@ def test_nothing_to_pack_and_wrong_settings_are_config_errors(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "kind", ["missing", "no zip", "empty", "outside", "no still", "damaged", "header", "sizes"]
+    "kind", ["missing", "no zip", "empty", "outside", "no still", "damaged", "header", "sizes", "bomb"]
 )
 def test_other_files_are_config_errors(corpus: Path, tmp_path: Path, kind: str) -> None:
     good, bad = tmp_path / "good.zip", tmp_path / "bad.zip"
@@ -116,7 +119,7 @@ def test_other_files_are_config_errors(corpus: Path, tmp_path: Path, kind: str) 
     if kind == "no zip":
         bad.write_bytes(good.read_bytes()[:200])
     elif kind != "missing":
-        with zipfile.ZipFile(good) as source, zipfile.ZipFile(bad, "w") as target:
+        with zipfile.ZipFile(good) as source, zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as target:
             names = source.namelist() if kind != "empty" else []
             first = source.namelist()[0].removesuffix(".source")
             small = tmp_path / "small.zip"
@@ -135,6 +138,8 @@ def test_other_files_are_config_errors(corpus: Path, tmp_path: Path, kind: str) 
                             data = other.read(name)
                 elif name == f"{first}.json" and kind == "header":
                     data = json.dumps({"base_q_idx": 300, "is_key": True}).encode()
+                elif name == f"{first}.json" and kind == "bomb":
+                    data = b" " * (17 << 20)
                 target.writestr(name, data)
     with pytest.raises(ConfigError, match=r"bad\.zip: not a packed corpus"):
         unpack(bad, tmp_path / "out")

@@ -14,9 +14,11 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -26,9 +28,12 @@ from hybridprompt.train.samples import Sample, load_sample, split_planes
 
 SPLITS = ("train", "validation")
 _NAME = re.compile(r"(train|validation)/[0-9A-Za-z_.-]{1,80}\.npz")
-_MAX_STILL_BYTES = 16 << 20
+_MAX_MEMBER_BYTES = 16 << 20
 _MAX_SIDE = 1 << 13
 _GRID = 16
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
+_UNREADABLE = OSError, ValueError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,19 @@ def _encode(job: tuple[Path, int, PackSettings]) -> tuple[bytes, bytes, int, boo
     return *stills, sample.base_q_idx, sample.is_key
 
 
+@contextmanager
+def _mapped(
+    function: Callable[[_Job], _Result], jobs: Sequence[_Job], workers: int
+) -> Iterator[Iterator[_Result]]:
+    """Results in the order of the jobs; of one worker, from this process."""
+    if workers == 1:
+        yield map(function, jobs)
+        return
+    # What is left to do when the block ends is given up.
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield pool.imap(function, jobs, chunksize=8)
+
+
 def pack(
     corpora: Sequence[Path],
     output: Path,
@@ -105,29 +123,31 @@ def pack(
     """
     rng = np.random.default_rng(seed)
     found = [
-        (split, path)
+        (f"{split}/{index}_{path.name}", path)
         for split in SPLITS
-        for folder in corpora
+        for index, folder in enumerate(corpora)
         for path in sorted((folder / split).glob("*.npz"))
         if not path.name.startswith(".")
     ]
     if not found:
         raise ConfigError(f"{', '.join(map(str, corpora))}: no training samples")
+    for name, path in found:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{path}: a name of letters, digits, '_', '-' and '.' is needed to pack it")
     order = rng.permutation(len(found))
     jobs = [(found[i][1], int(rng.integers(1 << 31)), settings) for i in order]
     temporary = output.with_name(f".{output.name}.partial")
     count = 0
     try:
         with (
-            multiprocessing.get_context("spawn").Pool(workers) as pool,
+            _mapped(_encode, jobs, workers) as all_packed,
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
         ):
-            for place, packed in enumerate(pool.imap(_encode, jobs, chunksize=8)):
+            for place, packed in enumerate(all_packed):
                 if packed is None:
                     continue
-                split, path = found[order[place]]
+                name = found[order[place]][0]
                 source, coded, base_q_idx, is_key = packed
-                name = f"{split}/{path.parent.parent.name}_{path.name}"
                 size = len(source) + len(coded) + 4 * len(name) + 1000
                 if max_bytes is not None and temporary.stat().st_size + size > max_bytes:
                     break
@@ -136,17 +156,20 @@ def pack(
                 header = {"base_q_idx": base_q_idx, "is_key": is_key}
                 archive.writestr(f"{name}.json", json.dumps(header))
                 count += 1
-            pool.terminate()
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
     return count
 
 
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > _MAX_MEMBER_BYTES:
+        raise ValueError(f"{name} is larger than {_MAX_MEMBER_BYTES >> 20} MiB")
+    return archive.read(name)
+
+
 def _read_still(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    if archive.getinfo(name).file_size > _MAX_STILL_BYTES:
-        raise ValueError(f"{name} is larger than {_MAX_STILL_BYTES >> 20} MiB")
-    with Image.open(io.BytesIO(archive.read(name)), formats=["AVIF"]) as picture:
+    with Image.open(io.BytesIO(_read(archive, name)), formats=["AVIF"]) as picture:
         if max(picture.size) > _MAX_SIDE * 3 // 2:
             raise ValueError(f"{name} is of {picture.width}x{picture.height} pixels")
         return np.asarray(picture.convert("L"))
@@ -157,11 +180,11 @@ def _unpack_one(job: tuple[Path, Path, str]) -> None:
     try:
         with zipfile.ZipFile(pack_file) as archive:
             source, coded = (_read_still(archive, f"{name}.{kind}") for kind in ("source", "coded"))
-            header = json.loads(archive.read(f"{name}.json"))
+            header = json.loads(_read(archive, f"{name}.json"))
             base_q_idx, is_key = int(header["base_q_idx"]), bool(header["is_key"])
         if source.shape != coded.shape or source.shape[0] % 3 or not 0 <= base_q_idx <= 255:
             raise ValueError(f"{name}: pictures of {source.shape}, {coded.shape}, base_q_idx {base_q_idx}")
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (*_UNREADABLE, LookupError, TypeError, RecursionError) as error:
         raise ConfigError(f"{pack_file}: not a packed corpus: {error}") from error
     path = folder / name
     temporary = path.with_name(f".{path.name}.tmp.npz")
@@ -183,13 +206,13 @@ def unpack(pack_file: Path, folder: Path, *, workers: int = 1) -> int:
     try:
         with zipfile.ZipFile(pack_file) as archive:
             names = [n.removesuffix(".json") for n in archive.namelist() if n.endswith(".json")]
-    except (OSError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{pack_file}: not a packed corpus: {error}") from error
     if not names or not all(_NAME.fullmatch(name) for name in names):
         raise ConfigError(f"{pack_file}: not a packed corpus")
     for split in SPLITS:
         (folder / split).mkdir(parents=True, exist_ok=True)
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for _ in pool.imap_unordered(_unpack_one, [(pack_file, folder, n) for n in names], chunksize=16):
+    with _mapped(_unpack_one, [(pack_file, folder, name) for name in names], workers) as done:
+        for _ in done:
             pass
     return len(names)
