@@ -255,12 +255,14 @@ class Measure:
             return tuple(float(network(*pair)) for network in self.networks)
 
 
-def held_out_pictures(corpus: Path, clips: list[Path], photos: int) -> list[tuple[str, Picture]]:
-    """A picture from the second half of each clip, and held-out photos; of even sizes."""
+def held_out_pictures(corpus: Path | None, clips: list[Path], photos: int) -> list[tuple[str, Picture]]:
+    """A picture from the second half of each clip, and of a corpus its held-out photos; of even sizes."""
     found: list[tuple[str, Picture]] = []
     for clip in find_clips(clips):
         seconds = 0.75 * (VideoSource(clip.path).duration_seconds or 0.0)
         found.append((clip.name, source_picture(clip.path, seconds)))
+    if corpus is None:
+        return found
     large = [s for s in even_samples(corpus / "validation", 10_000) if s.is_key and s.width >= 900]
     for sample in large[:: max(len(large) // photos, 1)][:photos]:
         y, uv = split_planes(sample.source)

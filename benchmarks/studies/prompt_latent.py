@@ -148,6 +148,7 @@ def train(corpus: Path, start: Path, out: Path, *, steps: int, seed: int, peak: 
             # Not rounded at first, and bits cost nothing: a latent that is zero from the start stays so.
             passed = values if step < FREE_STEPS else values + (rounded - values).detach()
             made = network.generate(batch, None if alone else passed, rate)
+        # Steps without a latent have the terms of VGG16 as often as the others.
         distortion = loss((made[0].float(), made[1].float()), batch.source, step // 4 if alone else step)
         total, bpp = distortion.total, torch.zeros(len(rate))
         if not alone:
@@ -209,7 +210,8 @@ def keyframe(picture: Picture, crf: float) -> tuple[int, int, Planes]:
     return len(packet.data), header.base_q_idx, (y, u, v)
 
 
-def _levels(made: tuple[torch.Tensor, torch.Tensor], like: Planes) -> Planes:
+def levels(made: tuple[torch.Tensor, torch.Tensor], like: Planes) -> Planes:
+    """Planes in levels, cut to the sizes of others."""
     parts = [(p * 255).round().clamp(0, 255).byte().numpy() for p in (made[0][0, 0], *made[1][0])]
     y, u, v = (part[: p.shape[0], : p.shape[1]] for part, p in zip(parts, like, strict=True))
     return y, u, v
@@ -232,12 +234,12 @@ def compare(weights: Path, corpus: Path, start: Path, clips: list[Path], photos:
             size, base_q_idx, planes = keyframe(picture, crf)
             told = torch.full((1, 1, 1, 1), base_q_idx / 255)
             batch = Batch(padded_planes(planes), padded_planes(source), told)
-            alone = measure(_levels(network.generate(batch, None, torch.tensor([0])), planes), source)
+            alone = measure(levels(network.generate(batch, None, torch.tensor([0])), planes), source)
             points.append((size, alone))
             rows.append((name, crf, "without", size, *(round(value, 5) for value in alone)))
             if crf not in SHOWN_CRFS:
                 continue
-            plain = measure(_levels(shipped(*batch.coded, told), planes), source)
+            plain = measure(levels(shipped(*batch.coded, told), planes), source)
             rows.append((name, crf, "shipped", size, *(round(value, 5) for value in plain)))
             for r in range(RATES):
                 rate = torch.tensor([r])
@@ -247,7 +249,7 @@ def compare(weights: Path, corpus: Path, start: Path, clips: list[Path], photos:
                 if number == 0:
                     read = read_values(data, (integers.shape[1], integers.shape[2]), tables[r])
                     assert np.array_equal(read, integers)
-                found = measure(_levels(network.generate(batch, values, rate), planes), source)
+                found = measure(levels(network.generate(batch, values, rate), planes), source)
                 with_latent.append((crf, r, size + len(data), found))
                 rows.append(
                     (name, crf, f"latent {r}", size + len(data), *(round(value, 5) for value in found))

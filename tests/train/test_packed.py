@@ -42,6 +42,19 @@ def corpus(tmp_path: Path) -> Path:
     return folder
 
 
+def patch_directory(path: Path, name: str, *, flags: int | None = None, sizes: int | None = None) -> None:
+    """Let a pack's directory tell another size of a member, or that it is encrypted."""
+    data = bytearray(path.read_bytes())
+    # The name stands behind the 46 bytes of its entry; the entry comes after the member itself.
+    entry = data.rindex(name.encode()) - 46
+    assert data[entry : entry + 4] == b"PK\x01\x02"
+    if flags is not None:
+        data[entry + 8] |= flags
+    if sizes is not None:
+        data[entry + 24 : entry + 28] = sizes.to_bytes(4, "little")
+    path.write_bytes(data)
+
+
 def place_of(small: Sample, large: Sample) -> tuple[int, int]:
     """Where a crop is nearest to the picture."""
     y, whole = split_planes(small.source)[0].astype(float), split_planes(large.source)[0].astype(float)
@@ -84,13 +97,27 @@ def test_a_pack_is_small_and_the_same_for_a_seed(tmp_path: Path) -> None:
     limit = (tmp_path / "a").stat().st_size // 2
     few = pack([tmp_path / "corpus"], tmp_path / "small", SETTINGS, max_bytes=limit)
     assert 0 < few < 12
-    assert (tmp_path / "small").stat().st_size <= limit
+    assert 0.7 * limit < (tmp_path / "small").stat().st_size <= limit
+
+
+def test_the_limit_counts_what_a_file_says_of_its_members(tmp_path: Path) -> None:
+    write_smooth(tmp_path / "corpus" / "train", 60, width=16, height=16)
+    settings = PackSettings(crop=16, quality=1)
+    pack([tmp_path / "corpus"], tmp_path / "all", settings)
+    limit = (tmp_path / "all").stat().st_size - 1
+    assert pack([tmp_path / "corpus"], tmp_path / "few", settings, max_bytes=limit) < 60
+    assert (tmp_path / "few").stat().st_size <= limit
 
 
 def test_finer_pictures_are_left_out(corpus: Path, tmp_path: Path) -> None:
     settings = PackSettings(crop=64, finest=(115, 125))
     # Of the training samples the keyframes have 100 and 120, the others 110 and 130.
     assert pack([corpus], tmp_path / "a.zip", settings) == 2
+    with pytest.raises(ConfigError, match="no sample is small and coarse enough"):
+        pack([corpus], tmp_path / "b.zip", PackSettings(crop=64, finest=(200, 200)))
+    with pytest.raises(ConfigError, match="no sample is small and coarse enough"):
+        pack([corpus], tmp_path / "b.zip", SETTINGS, max_bytes=100)
+    assert not (tmp_path / "b.zip").exists()
 
 
 def test_nothing_to_pack_and_wrong_settings_are_config_errors(tmp_path: Path) -> None:
@@ -105,13 +132,35 @@ def test_nothing_to_pack_and_wrong_settings_are_config_errors(tmp_path: Path) ->
         pack([tmp_path], tmp_path / "a.zip", SETTINGS)
     assert not list(tmp_path.glob("*.zip"))
     assert not list(tmp_path.glob(".*.partial"))
-    for change in ({"crop": 60}, {"crop": 0}, {"quality": 0}, {"quality": 99}, {"speed": 11}):
+    for change in (
+        {"crop": 60},
+        {"crop": 0},
+        {"quality": 0},
+        {"quality": 99},
+        {"speed": 11},
+        {"finest": (0, 300)},
+    ):
         with pytest.raises(ConfigError):
             PackSettings(**change)
 
 
 @pytest.mark.parametrize(
-    "kind", ["missing", "no zip", "empty", "outside", "no still", "damaged", "header", "sizes", "bomb"]
+    "kind",
+    [
+        "missing",
+        "no zip",
+        "empty",
+        "outside",
+        "no still",
+        "damaged",
+        "header",
+        "sizes",
+        "bomb",
+        "compressed",
+        "lies",
+        "infinite",
+        "encrypted",
+    ],
 )
 def test_other_files_are_config_errors(corpus: Path, tmp_path: Path, kind: str) -> None:
     good, bad = tmp_path / "good.zip", tmp_path / "bad.zip"
@@ -119,7 +168,7 @@ def test_other_files_are_config_errors(corpus: Path, tmp_path: Path, kind: str) 
     if kind == "no zip":
         bad.write_bytes(good.read_bytes()[:200])
     elif kind != "missing":
-        with zipfile.ZipFile(good) as source, zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as target:
+        with zipfile.ZipFile(good) as source, zipfile.ZipFile(bad, "w") as target:
             names = source.namelist() if kind != "empty" else []
             first = source.namelist()[0].removesuffix(".source")
             small = tmp_path / "small.zip"
@@ -140,6 +189,15 @@ def test_other_files_are_config_errors(corpus: Path, tmp_path: Path, kind: str) 
                     data = json.dumps({"base_q_idx": 300, "is_key": True}).encode()
                 elif name == f"{first}.json" and kind == "bomb":
                     data = b" " * (17 << 20)
+                elif name == f"{first}.json" and kind == "infinite":
+                    data = b'{"base_q_idx": 1e999, "is_key": true}'
+                elif name == f"{first}.json" and kind in ("compressed", "lies"):
+                    target.writestr(name, b" " * 5000 + data, zipfile.ZIP_DEFLATED)
+                    continue
                 target.writestr(name, data)
+    if kind == "lies":
+        patch_directory(bad, f"{first}.json", sizes=24)
+    elif kind == "encrypted":
+        patch_directory(bad, f"{first}.json", flags=1)
     with pytest.raises(ConfigError, match=r"bad\.zip: not a packed corpus"):
         unpack(bad, tmp_path / "out")

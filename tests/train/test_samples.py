@@ -44,6 +44,13 @@ def test_batch_shapes_and_ranges(tmp_path: Path) -> None:
     assert set((batch.quantiser.flatten() * 255).round().int().tolist()) <= {100, 110, 120}
 
 
+def test_a_batch_is_made_where_it_is_wanted(tmp_path: Path) -> None:
+    write_samples(tmp_path, 1)
+    batch = SampleStore(tmp_path).batch(np.random.default_rng(0), 2, 64, device="meta")
+    tensors = *batch.coded, *batch.source, batch.quantiser
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
 def test_planes_of_a_crop_belong_together(tmp_path: Path) -> None:
     write_ramp(tmp_path)
     batch = SampleStore(tmp_path).batch(np.random.default_rng(1), 24, 64)

@@ -139,6 +139,10 @@ def test_more_blocks_start_near_the_identity_and_nothing_is_cut() -> None:
     for smaller in (replace(TINY, stem_channels=4), replace(TINY, tail_blocks=0)):
         with pytest.raises(ValueError, match="does not fit"):
             widen(small.state_dict(), GeneratorNetwork(smaller).state_dict())
+    weights = small.state_dict()
+    del weights["up.bias"]
+    with pytest.raises(RuntimeError, match=r"up\.bias"):
+        widen(weights, deep.state_dict())
 
 
 def test_distance_is_that_of_the_planes() -> None:

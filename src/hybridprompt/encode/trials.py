@@ -31,8 +31,8 @@ _MARGIN = 0.003
 
 
 _LEAST_GAIN = 1e-4
-"""And by so much in LPIPS: nobody sees less.  Where the base is all but the source, as of rendered text, the
-sampled frames may gain that much by chance while others lose it."""
+"""Of LPIPS, which is more than _MARGIN where the base is nearer to the source than 0.033.  Of rendered text,
+say, it is all but the source, and the sampled frames gain a few percent by chance while others lose them."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class TrainConfig:
     """The same of other pictures."""
     steps: int = 20_000
     seconds: float = 0.0
-    """Training time after which the run ends, too, 0 for no limit.
+    """Training time, without validation and saving, after which the run ends, too; 0 for no limit.
 
     The learning rate follows whichever of both is nearer its end.  For a machine that is there for a given
     time; such a run cannot be repeated bit by bit.

@@ -67,7 +67,10 @@ class Ema:
 
 
 def learning_rate(config: TrainConfig, step: int, spent: float = 0.0) -> float:
-    """Linear warm-up, then a cosine to a hundredth; ``spent`` seconds of training came before the step."""
+    """Linear warm-up, then a cosine to a hundredth; ``spent`` seconds of training came before the step.
+
+    The cosine by time begins with the run, so that its rate falls a little where the warm-up ends.
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
@@ -89,7 +92,7 @@ class Trainer:
     """Owns a run's folder: ``checkpoint.pt``, ``log.jsonl`` and ``ema.pt``.
 
     With ``resume`` it goes on from the checkpoint there, exactly as if it had never stopped.  Raises
-    ConfigError when that, or ``start_from``, does not fit the network.
+    ConfigError when that, or what the run starts from, does not fit the network.
     """
 
     def __init__(self, config: TrainConfig, *, resume: bool = True) -> None:
@@ -124,6 +127,7 @@ class Trainer:
                 self._start_with(read_weights(config.start_from, self.device))
         elif config.narrow_from is not None:
             with _told_where(config.narrow_from):
+                # `narrow` works with indices that are on the CPU.
                 larger = read_weights(config.narrow_from, torch.device("cpu"), integers=True)
                 self._start_with(self.network.state_dict() | narrow(larger, config.network))
         elif config.widen_from is not None:
@@ -237,7 +241,7 @@ class Trainer:
         return SampleStore(*folders, finest=(config.finest_key, config.finest_inter))
 
     def run(self, report: Report = logger.info) -> Scores:
-        """Train until ``config.steps``; returns the last validation."""
+        """Train until ``config.steps``, or for ``config.seconds``; validates at the end, and returns that."""
         config = self.config
         train, validation = (self._store(split) for split in ("train", "validation"))
         loss = GeneratorLoss(config.loss, self.device, self.torch_rng, alex_dtype=self.dtype)
@@ -269,7 +273,10 @@ class Trainer:
                 self.save()
                 saved = time.monotonic()
         self.save()
-        return scores or self.validate(validation)
+        if scores is None or scores.step != self.step:
+            scores = self.validate(validation)
+            self._log({"validation": asdict(scores)})
+        return scores
 
     @torch.no_grad()
     def validate(self, store: SampleStore) -> Scores:

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,31 +20,48 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from hybridprompt.errors import ConfigError
 from hybridprompt.train.samples import Sample, load_sample, split_planes
 
 SPLITS = ("train", "validation")
-_NAME = re.compile(r"(train|validation)/[0-9A-Za-z_.-]{1,80}\.npz")
-_MAX_MEMBER_BYTES = 16 << 20
-_MAX_SIDE = 1 << 13
+_NAME = re.compile(r"(train|validation)/[0-9A-Za-z_][0-9A-Za-z_.-]{0,79}\.npz")
+_MAX_SIDE = 1 << 11
+_MAX_MEMBER_BYTES = 3 * _MAX_SIDE**2
+_MAX_SAMPLES = 1 << 18
 _GRID = 16
+_ENTRY_BYTES = 150
+"""Of a member beside its data and its name, which is there twice; rather too many."""
+
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
-_UNREADABLE = OSError, ValueError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    LookupError,
+    TypeError,
+    # Of an encrypted member, of one in an unknown compression, and of JSON that is too deep.
+    RuntimeError,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+)
+"""What reading a file that is no pack may raise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackSettings:
     """crop: luma pixels of the largest crop's side, a multiple of 16; quality: AVIF's, of the source.
 
-    The coded picture's is 5 higher.  ``finest`` as in `samples.SampleStore`.
+    The coded picture's is 5 higher.  speed: of AVIF's encoder, 0 to 10.  ``finest`` as in
+    `samples.SampleStore`.
     """
 
     crop: int = 320
     quality: int = 78
-    speed: int = 6
+    speed: int = 8
     finest: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -55,11 +71,13 @@ class PackSettings:
             raise ConfigError(
                 f"quality = {self.quality}, speed = {self.speed}: expected from 1 to 95, and from 0 to 10"
             )
+        if not all(0 <= limit <= 256 for limit in self.finest):
+            raise ConfigError(f"finest = {self.finest}: expected from 0 to 256")
 
 
 def _still(plane: np.ndarray, quality: int, speed: int) -> bytes:
     out = io.BytesIO()
-    # A grey picture in AVIF is its luma: no conversion of colours takes part.
+    # Pillow asks for colours; of grey, both conversions leave the levels as they are.
     picture = Image.fromarray(plane).convert("RGB")
     picture.save(out, "AVIF", quality=quality, speed=speed, subsampling="4:0:0")
     return out.getvalue()
@@ -105,7 +123,7 @@ def _mapped(
         return
     # What is left to do when the block ends is given up.
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield pool.imap(function, jobs, chunksize=8)
+        yield pool.imap(function, jobs)
 
 
 def pack(
@@ -119,8 +137,9 @@ def pack(
 ) -> int:
     """Pack samples of both splits in random order until they take ``max_bytes``; returns how many.
 
-    The file is written under a temporary name.  Raises ConfigError where there is no sample, or a broken one.
+    The file is written under a temporary name.  Raises ConfigError where no sample fits or one is broken.
     """
+    _need_avif()
     rng = np.random.default_rng(seed)
     found = [
         (f"{split}/{index}_{path.name}", path)
@@ -133,11 +152,13 @@ def pack(
         raise ConfigError(f"{', '.join(map(str, corpora))}: no training samples")
     for name, path in found:
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"{path}: a name of letters, digits, '_', '-' and '.' is needed to pack it")
+            raise ConfigError(
+                f"{path}: a name of up to 70 letters, digits, '_', '-' and '.' is needed to pack it"
+            )
     order = rng.permutation(len(found))
     jobs = [(found[i][1], int(rng.integers(1 << 31)), settings) for i in order]
     temporary = output.with_name(f".{output.name}.partial")
-    count = 0
+    count = used = 0
     try:
         with (
             _mapped(_encode, jobs, workers) as all_packed,
@@ -148,54 +169,74 @@ def pack(
                     continue
                 name = found[order[place]][0]
                 source, coded, base_q_idx, is_key = packed
-                size = len(source) + len(coded) + 4 * len(name) + 1000
-                if max_bytes is not None and temporary.stat().st_size + size > max_bytes:
+                header = json.dumps({"base_q_idx": base_q_idx, "is_key": is_key})
+                members = {"source": source, "coded": coded, "json": header.encode()}
+                used += sum(len(data) + 2 * len(name) + _ENTRY_BYTES for data in members.values())
+                if max_bytes is not None and used > max_bytes:
                     break
-                archive.writestr(f"{name}.source", source)
-                archive.writestr(f"{name}.coded", coded)
-                header = {"base_q_idx": base_q_idx, "is_key": is_key}
-                archive.writestr(f"{name}.json", json.dumps(header))
+                for kind, data in members.items():
+                    archive.writestr(f"{name}.{kind}", data)
                 count += 1
+        if not count:
+            raise ConfigError(f"{', '.join(map(str, corpora))}: no sample is small and coarse enough to pack")
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
     return count
 
 
+def _need_avif() -> None:
+    if not features.check("avif"):
+        raise ConfigError("this build of Pillow has no AVIF; install the wheel of 11.3 or later")
+
+
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > _MAX_MEMBER_BYTES:
-        raise ValueError(f"{name} is larger than {_MAX_MEMBER_BYTES >> 20} MiB")
-    return archive.read(name)
+    info = archive.getinfo(name)
+    # What is stored as it is cannot grow beyond the file that it comes from.
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise ValueError(f"{name} is compressed")
+    if info.file_size > _MAX_MEMBER_BYTES:
+        raise ValueError(f"{name} is larger than {_MAX_MEMBER_BYTES} bytes")
+    return archive.read(info)
 
 
 def _read_still(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with Image.open(io.BytesIO(_read(archive, name)), formats=["AVIF"]) as picture:
-        if max(picture.size) > _MAX_SIDE * 3 // 2:
+        if picture.width > _MAX_SIDE or picture.height > _MAX_SIDE * 3 // 2:
             raise ValueError(f"{name} is of {picture.width}x{picture.height} pixels")
         return np.asarray(picture.convert("L"))
 
 
-def _unpack_one(job: tuple[Path, Path, str]) -> None:
-    pack_file, folder, name = job
+def _unpack_some(job: tuple[Path, Path, Sequence[str]]) -> None:
+    pack_file, folder, names = job
+    with zipfile.ZipFile(pack_file) as archive:
+        for name in names:
+            _unpack_one(archive, pack_file, folder, name)
+
+
+def _unpack_one(archive: zipfile.ZipFile, pack_file: Path, folder: Path, name: str) -> None:
     try:
-        with zipfile.ZipFile(pack_file) as archive:
-            source, coded = (_read_still(archive, f"{name}.{kind}") for kind in ("source", "coded"))
-            header = json.loads(_read(archive, f"{name}.json"))
-            base_q_idx, is_key = int(header["base_q_idx"]), bool(header["is_key"])
-        if source.shape != coded.shape or source.shape[0] % 3 or not 0 <= base_q_idx <= 255:
+        source, coded = (_read_still(archive, f"{name}.{kind}") for kind in ("source", "coded"))
+        header = json.loads(_read(archive, f"{name}.json"))
+        base_q_idx, is_key = int(header["base_q_idx"]), bool(header["is_key"])
+        even = source.shape[0] % 3 == 0 and source.shape[1] % 2 == 0
+        if source.shape != coded.shape or not even or not 0 <= base_q_idx <= 255:
             raise ValueError(f"{name}: pictures of {source.shape}, {coded.shape}, base_q_idx {base_q_idx}")
-    except (*_UNREADABLE, LookupError, TypeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{pack_file}: not a packed corpus: {error}") from error
     path = folder / name
     temporary = path.with_name(f".{path.name}.tmp.npz")
-    np.savez(
-        temporary,
-        source=source,
-        coded=coded,
-        base_q_idx=np.array(base_q_idx),
-        is_key=np.array(is_key),
-    )
-    os.replace(temporary, path)
+    try:
+        np.savez(
+            temporary,
+            source=source,
+            coded=coded,
+            base_q_idx=np.array(base_q_idx),
+            is_key=np.array(is_key),
+        )
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def unpack(pack_file: Path, folder: Path, *, workers: int = 1) -> int:
@@ -203,16 +244,20 @@ def unpack(pack_file: Path, folder: Path, *, workers: int = 1) -> int:
 
     Raises ConfigError for a file that is no pack.
     """
+    _need_avif()
     try:
         with zipfile.ZipFile(pack_file) as archive:
             names = [n.removesuffix(".json") for n in archive.namelist() if n.endswith(".json")]
     except _UNREADABLE as error:
         raise ConfigError(f"{pack_file}: not a packed corpus: {error}") from error
-    if not names or not all(_NAME.fullmatch(name) for name in names):
+    if not 0 < len(names) <= _MAX_SAMPLES or not all(_NAME.fullmatch(name) for name in names):
         raise ConfigError(f"{pack_file}: not a packed corpus")
     for split in SPLITS:
         (folder / split).mkdir(parents=True, exist_ok=True)
-    with _mapped(_unpack_one, [(pack_file, folder, name) for name in names], workers) as done:
+    # Each worker reads the list of members as often as it gets a share of them.
+    share = max(-(-len(names) // (4 * workers)), 1)
+    jobs = [(pack_file, folder, names[i : i + share]) for i in range(0, len(names), share)]
+    with _mapped(_unpack_some, jobs, workers) as done:
         for _ in done:
             pass
     return len(names)

@@ -95,9 +95,11 @@ def widen(weights: Weights, start: Weights) -> Weights:
     """Put weights into those of a larger network at its start, which then computes what they do.
 
     New channels keep their random weights and read all others, but what there was reads none of them yet.
-    start: ``state_dict`` of the larger network.  Raises ValueError where it has fewer channels or blocks.
+    New blocks keep theirs, too, which are near the identity.  start: ``state_dict`` of the larger network.
+    Raises ValueError where it has fewer channels or blocks, RuntimeError where weights are missing or misfit.
     """
     small, large = config_of(weights), config_of(start)
+    GeneratorNetwork(small).load_state_dict(weights)
     if any(getattr(large, name) < value for name, value in small.as_dict().items()):
         raise ValueError(f"a network of {small.as_dict()} does not fit into one of {large.as_dict()}")
     widened = {name: value.clone() for name, value in start.items()}
