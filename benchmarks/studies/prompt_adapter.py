@@ -26,9 +26,8 @@ from statistics import fmean
 import constriction
 import numpy as np
 import torch
-from learned_still import Measure, held_out_pictures, padded_planes
 from numpy.typing import NDArray
-from prompt_latent import keyframe, levels
+from pictures import Measure, keyframe, levels, padded_planes
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -36,7 +35,8 @@ from torch.func import functional_call
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from figures import FIGURES, save_csv
+from common import find_clips
+from figures import FIGURES, save_csv, source_picture
 
 import hybridprompt
 from hybridprompt.encode.judge import LpipsJudge
@@ -49,6 +49,7 @@ from hybridprompt.prompt.gate_coding import encode_indices
 from hybridprompt.train.export import read_onnx
 from hybridprompt.train.teacher import config_of
 from hybridprompt.video.picture import Picture
+from hybridprompt.video.source import VideoSource
 
 SHIPPED = Path(hybridprompt.__file__).parent / "generator" / "weights"
 CRFS = (40.0, 46.0, 52.0, 56.0, 60.0, 64.0)
@@ -288,7 +289,10 @@ def main() -> None:
     tools = Measure(), loss
     gains: dict[str, list[list[float]]] = {}
     rows: list[tuple[object, ...]] = []
-    for name, picture in held_out_pictures(None, args.clips, 0):
+    for clip in find_clips(args.clips):
+        name = clip.name
+        seconds = 0.75 * (VideoSource(clip.path).duration_seconds or 0.0)
+        picture = source_picture(clip.path, seconds)
         print(name, flush=True)
         plain, prompted = study(picture, network, args, tools)
         (base,) = (point.size for point in plain if point.name == f"CRF {args.crf:g}")
