@@ -370,6 +370,6 @@ def test_sequence_header_may_come_from_the_container(moving_packets) -> None:
 def test_gains_that_nobody_sees_do_not_pay() -> None:
     assert pays_off(0.0994, 0.1)
     assert not pays_off(0.0998, 0.1)
-    # A share of nearly nothing is nothing.
-    assert not pays_off(0.0010, 0.00105)
-    assert pays_off(0.0009, 0.00105)
+    assert pays_off(0.006, 0.007)
+    # Half of nearly nothing is nothing.
+    assert not pays_off(0.002, 0.004)

@@ -29,10 +29,9 @@ Maps = dict[int, MapArray]
 _MARGIN = 0.003
 """An anchor must lower the distance of the frames it serves by this share to be worth its bytes and time."""
 
-
-_LEAST_GAIN = 1e-4
-"""Of LPIPS, which is more than _MARGIN where the base is nearer to the source than 0.033.  Of rendered text,
-say, it is all but the source, and the sampled frames gain a few percent by chance while others lose them."""
+_NEAR_ENOUGH = 0.005
+"""A distance that nobody sees, of rendered text, say.  The frames that are judged would gain a few percent
+of it by chance, which others lose."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Trials:
 
 def pays_off(distance: float, before: float) -> bool:
     """Whether prompts that bring the distance down from ``before`` are worth their bytes and time."""
-    return distance < before - max(_MARGIN * before, _LEAST_GAIN)
+    return before > _NEAR_ENOUGH and distance < before * (1 - _MARGIN)
 
 
 def base_distance(
