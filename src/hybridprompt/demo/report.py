@@ -97,8 +97,8 @@ def sentences(report: DemoReport) -> list[str]:
         if group:
             out.append(f"HybridPrompt is {word} AV1 in {', '.join(group)}.")
     out.append(
-        "Mind that the generator was trained on LPIPS, and that the encoder chooses anchors by LPIPS-Alex; "
-        "DISTS took part in neither."
+        "Mind that the generator was trained on LPIPS and DISTS, and that the encoder chooses anchors by "
+        "LPIPS-Alex: believe the pictures."
     )
     return out
 

@@ -5,8 +5,8 @@
 LPIPS with AlexNet alone is gamed by a pixel-shuffle network: its first layer has a stride of 4, so it always
 meets the same phase.  Hence a random crop phase and a random rescale before it, a VGG16 term on a few crops,
 and the sub-band term B, which asks for the source's local standard deviation in two Laplacian bands (right
-amount of texture, no wish for its exact place).  DISTS is left out unless it is asked for, because it is what
-tells whether a gain in LPIPS is more than that.
+amount of texture, no wish for its exact place).  DISTS is left out unless it is asked for: where it takes
+part, it no longer tells whether a gain in LPIPS is more than that.
 """
 
 from __future__ import annotations
