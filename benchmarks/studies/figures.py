@@ -22,7 +22,7 @@ from hybridprompt.decode.headers import HeaderHistory
 from hybridprompt.evaluate.compare import picture_to_rgb, psnr_y
 from hybridprompt.evaluate.perceptual import Lpips
 from hybridprompt.video.av1_decoder import Av1Decoder
-from hybridprompt.video.av1_encoder import Av1Settings, encode_gop
+from hybridprompt.video.av1_encoder import Av1Settings, PictureLambdas, encode_gop
 from hybridprompt.video.files import PartialFile
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
@@ -53,11 +53,14 @@ def source_picture(path: Path, seconds: float) -> Picture:
     return replace(Picture(*planes), pts=0, time_base=_TICK, color=picture.color)
 
 
-def code_with_svt(picture: Picture, crf: float, preset: int) -> tuple[bytes, Picture, int]:
-    """A keyframe of SVT-AV1, tuned for PSNR: its bytes, what it decodes to, and its base_q_idx."""
+def code_with_svt(
+    picture: Picture, crf: float, preset: int, *, tune: int = 1, lambdas: PictureLambdas | None = None
+) -> tuple[bytes, Picture, int]:
+    """A keyframe of SVT-AV1, tuned for PSNR unless told: its bytes, what it decodes to, its base_q_idx."""
     settings = Av1Settings(
         width=picture.width, height=picture.height, frame_rate=1 / _TICK, time_base=_TICK,
-        crf=crf, preset=preset, threads=2, color=picture.color, extra=(("tune", "1"),),
+        crf=crf, preset=preset, threads=2, color=picture.color, extra=(("tune", str(tune)),),
+        picture_lambdas=lambdas or PictureLambdas(),
     )  # fmt: skip
     (packet,) = encode_gop([picture], settings)
     history = HeaderHistory(None)

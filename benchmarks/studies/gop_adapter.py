@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -25,7 +26,7 @@ from figures import FIGURES, save_csv
 from harm import Meter, Shown, Study
 from numpy.typing import NDArray
 from pictures import levels, padded_planes
-from prompt_adapter import KINDS, SHIPPED, Adapter, Values, code, fit
+from prompt_adapter import KINDS, Adapter, Values, code, fit, load_network, make_loss
 from rich.console import Console
 from rich.table import Table
 from torch.func import functional_call
@@ -35,33 +36,23 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import find_clips
 
 from hybridprompt.evaluate.compare import METRICS
-from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
-from hybridprompt.evaluate.perceptual import quick_dtype
+from hybridprompt.evaluate.loss import GeneratorLoss
 from hybridprompt.generator.base import Planes, strength_plane
 from hybridprompt.generator.network import GeneratorNetwork
-from hybridprompt.generator.registry import DEFAULT_GENERATOR
-from hybridprompt.train.export import read_onnx
-from hybridprompt.train.teacher import config_of
-from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.source import VideoSource
 
 SECONDS = 4.0
 COLUMNS = ("clip", "stream", "kbps", "prompt_bytes", *METRICS)
 
 
+@dataclass(frozen=True)
 class TorchGenerator:
     """A generator in torch, with updates of its weights."""
 
-    def __init__(self, network: GeneratorNetwork, weights: dict[str, torch.Tensor], name: str) -> None:
-        self._network, self._weights, self._name = network, weights, name
-
-    @property
-    def identity(self) -> bytes:
-        return self._name.encode().ljust(8, b"-")[:8]
-
-    @property
-    def name(self) -> str:
-        return self._name
+    network: GeneratorNetwork
+    weights: dict[str, torch.Tensor]
+    name: str
+    identity: bytes
 
     def generate(
         self, planes: Planes, *, quantiser: int, strengths: NDArray[np.float32], block_size: int
@@ -72,7 +63,7 @@ class TorchGenerator:
         gate = torch.from_numpy(strength_plane(strengths, block_size, width, height)[::4, ::4].copy())
         told = torch.full((1, 1, 1, 1), quantiser / 255)
         with torch.inference_mode():
-            made = functional_call(self._network, self._weights, (*coded, told, gate[None, None]))
+            made = functional_call(self.network, self.weights, (*coded, told, gate[None, None]))
         return levels(made, planes)
 
 
@@ -83,11 +74,9 @@ def study_clip(
     source = VideoSource(path)
     start = max((source.duration_seconds or 0.0) / 2, 0.0)
     pictures = [picture.copied() for picture in source.frames(start, SECONDS)]
-    plain = Study(source, pictures, args.crf, TorchGenerator(network, {}, "plain"))
+    plain = Study(source, pictures, args.crf, TorchGenerator(network, {}, "plain", b"--plain-"))
     keyframe = plain.gop.candidates(None)[0]
-    with Av1Decoder(time_base=source.time_base) as decoder:
-        (shown,) = decoder.decode(plain.gop.packets[0].data, plain.gop.packets[0].pts)
-        planes = tuple(plane.copy() for plane in shown.picture.planes)
+    planes = plain.decoded((), {0: pictures[0]})[0].planes
     told = torch.full((1, 1, 1, 1), keyframe.base_q_idx / 255)
     adapter = Adapter(network, args.kind, seed=1)
     values: Values = fit(
@@ -96,7 +85,7 @@ def study_clip(
     size = len(code(values))
     weights = adapter.weights([torch.from_numpy(value).float() for value in values])
     detached = {name: weight.detach() for name, weight in weights.items()}
-    adapted = plain.with_generator(TorchGenerator(network, detached, "adapted"))
+    adapted = plain.with_generator(TorchGenerator(network, detached, "adapted", b"-adapted"))
     frames = plain.measured([plain.gate("fast")])
     decisions = {
         "base": (plain, ()),
@@ -122,13 +111,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--kind", choices=KINDS, default="gains")
     args = parser.parse_args()
-    weights = read_onnx(SHIPPED / f"{DEFAULT_GENERATOR}.onnx", integers=True)
-    network = GeneratorNetwork(config_of(weights))
-    network.load_state_dict(weights)
-    network.requires_grad_(False)
-    terms = LossWeights(dists=1.0, vgg_every=3, vgg_crops=2, vgg_size=128)
-    cpu = torch.device("cpu")
-    loss = GeneratorLoss(terms, cpu, torch.Generator(), alex_dtype=quick_dtype(cpu))
+    network, loss = load_network(), make_loss()
     meter = Meter()
     table = Table("clip", "stream", "kbit/s", "prompt bytes", *METRICS)
     rows: list[tuple[object, ...]] = []

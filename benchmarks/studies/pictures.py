@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 import torch
+from figures import code_with_svt
 from numpy.typing import NDArray
 
-from hybridprompt.bitstream.obu import HeaderTracker
 from hybridprompt.evaluate.colour import yuv420_to_rgb
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.generator.base import Planes
-from hybridprompt.video.av1_decoder import Av1Decoder
-from hybridprompt.video.av1_encoder import Av1Settings, PictureLambdas, encode_gop
+from hybridprompt.video.av1_encoder import PictureLambdas
 from hybridprompt.video.picture import Picture
 
 
 def keyframe(picture: Picture, crf: float) -> tuple[int, int, Planes]:
     """A keyframe as the encoder codes it: bytes, base_q_idx, and what it decodes to."""
-    settings = Av1Settings(
-        width=picture.width,
-        height=picture.height,
-        frame_rate=Fraction(30),
-        time_base=Fraction(1, 30),
-        crf=crf,
-        preset=5,
-        threads=2,
-        color=picture.color,
-        picture_lambdas=PictureLambdas(key=0.5),
-        extra=(("tune", "0"),),
-    )
-    (packet,) = encode_gop([picture], settings)
-    header = next(header for header in HeaderTracker().parse(packet.data) if header.shown)
-    with Av1Decoder(time_base=Fraction(1, 30)) as decoder:
-        (frame,) = decoder.decode(packet.data, packet.pts)
-        y, u, v = (plane.copy() for plane in frame.picture.planes)
-    return len(packet.data), header.base_q_idx, (y, u, v)
+    data, decoded, base_q_idx = code_with_svt(picture, crf, 5, tune=0, lambdas=PictureLambdas(key=0.5))
+    return len(data), base_q_idx, decoded.planes
 
 
 def _pad(plane: NDArray[np.uint8], multiple: int) -> torch.Tensor:

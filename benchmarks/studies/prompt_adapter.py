@@ -258,6 +258,21 @@ def study(
     return plain, prompted
 
 
+def load_network(file: Path | None = None) -> GeneratorNetwork:
+    """A generator's file, or the default one, in torch; it does not learn."""
+    weights = read_onnx(file or SHIPPED / f"{DEFAULT_GENERATOR}.onnx", integers=True)
+    network = GeneratorNetwork(config_of(weights))
+    network.load_state_dict(weights)
+    return network.requires_grad_(False)
+
+
+def make_loss() -> GeneratorLoss:
+    """The loss of fitting prompts."""
+    cpu = torch.device("cpu")
+    terms = LossWeights(dists=1.0, vgg_every=3, vgg_crops=2, vgg_size=128)
+    return GeneratorLoss(terms, cpu, torch.Generator(), alex_dtype=quick_dtype(cpu))
+
+
 def at_bytes(plain: list[Point], size: int) -> list[float]:
     """Distances of a keyframe of so many bytes, which must be within those that there are."""
     points = sorted(plain, key=lambda point: point.size)
@@ -279,13 +294,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--crf", type=float, default=56.0)
     args = parser.parse_args()
-    weights = read_onnx(args.generator or SHIPPED / f"{DEFAULT_GENERATOR}.onnx", integers=True)
-    network = GeneratorNetwork(config_of(weights))
-    network.load_state_dict(weights)
-    network.requires_grad_(False)
-    half = quick_dtype(torch.device("cpu"))
-    terms = LossWeights(dists=1.0, vgg_every=3, vgg_crops=2, vgg_size=128)
-    loss = GeneratorLoss(terms, torch.device("cpu"), torch.Generator(), alex_dtype=half)
+    network, loss = load_network(args.generator), make_loss()
     tools = Measure(), loss
     gains: dict[str, list[list[float]]] = {}
     rows: list[tuple[object, ...]] = []

@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("PIL")
 
 from hybridprompt.cli.app import main
-from hybridprompt.train.samples import load_sample
+from hybridprompt.train.sample_files import load_sample
 
 
 @pytest.fixture

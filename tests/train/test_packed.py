@@ -14,7 +14,7 @@ from train_media import write_samples
 
 from hybridprompt.errors import ConfigError
 from hybridprompt.train.packed import PackSettings, pack, unpack
-from hybridprompt.train.samples import Sample, load_sample, split_planes
+from hybridprompt.train.sample_files import Sample, load_sample, split_planes
 
 SETTINGS = PackSettings(crop=64, quality=90)
 

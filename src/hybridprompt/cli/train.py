@@ -76,7 +76,7 @@ def pack_corpus(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 2,
 ) -> None:
     """Pack training samples into one small file, to train on another machine."""
-    _need("train", "PIL", "torch")
+    _need("train", "PIL")
     from hybridprompt.train.packed import PackSettings, pack
 
     settings = PackSettings(crop=crop, quality=quality, speed=speed, finest=(finest_key, finest_inter))
@@ -90,7 +90,7 @@ def unpack_corpus(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 2,
 ) -> None:
     """Make training samples of a packed corpus."""
-    _need("train", "PIL", "torch")
+    _need("train", "PIL")
     from hybridprompt.train.packed import unpack
 
     report(f"{unpack(pack, output, workers=workers)} samples in {output}")

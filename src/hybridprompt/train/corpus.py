@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -32,6 +31,7 @@ from hybridprompt.bitstream.obu import HeaderTracker
 from hybridprompt.errors import ConfigError, HybridPromptError, MediaError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import load_chosen
+from hybridprompt.train.sample_files import save_sample, stack_planes
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import LAMBDAS, Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.files import open_input, reason
@@ -116,12 +116,6 @@ def _picture(array: np.ndarray, index: int) -> Picture:
     return picture_from_frame(frame)
 
 
-def _stacked(planes: Planes) -> np.ndarray:
-    """The opposite of `samples.split_planes`: one (3H/2, W) array, a copy."""
-    y, u, v = planes
-    return np.concatenate([y, *(plane.reshape(-1, y.shape[1]) for plane in (u, v))])
-
-
 def _photo_arrays(piece: Piece) -> list[np.ndarray]:
     rng = np.random.default_rng(piece.seed)
     arrays = []
@@ -142,7 +136,7 @@ def _clip_arrays(piece: Piece) -> list[np.ndarray]:
                     raise MediaError(f"pictures of {frame.width}x{frame.height} are too small to learn from")
                 y, u, v = picture_from_frame(frame, copy=False).planes
                 u, v = (c[: height // 2, : width // 2] for c in (u, v))
-                arrays.append(_stacked((y[:height, :width], u, v)))
+                arrays.append(stack_planes(y[:height, :width], u, v))
             if len(arrays) == FRAMES:
                 break
     return arrays
@@ -173,7 +167,7 @@ def _decode(
                 if index == 0 and generate is not None:
                     frame.overwrite(*generate(frame.picture.planes))
                 if frame.pts in (0, FRAMES - 1):
-                    decoded[frame.pts] = _stacked(frame.picture.planes)
+                    decoded[frame.pts] = stack_planes(*frame.picture.planes)
     return decoded
 
 
@@ -225,9 +219,7 @@ def _work(job: tuple[Piece, str]) -> str | None:
         return None
     try:
         for index, sample in enumerate(make_piece(piece)):
-            temporary = out / f".{piece.name}-{index}.tmp.npz"
-            np.savez(temporary, **sample)  # type: ignore[arg-type]
-            os.replace(temporary, out / f"{piece.name}-{index}.npz")
+            save_sample(out / f"{piece.name}-{index}.npz", sample)
     except (HybridPromptError, av.FFmpegError, OSError, ValueError, KeyError) as error:
         return f"{piece.path.name}: {error}"
     return None

@@ -27,7 +27,8 @@ from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import identity_of
 from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig
 from hybridprompt.generator.onnx_generator import OnnxGenerator
-from hybridprompt.train.samples import Sample, even_samples, whole_picture
+from hybridprompt.train.sample_files import Sample
+from hybridprompt.train.samples import even_samples, whole_picture
 
 _OPSET = 17
 _IR_VERSION = 9

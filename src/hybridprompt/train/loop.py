@@ -119,6 +119,8 @@ class Trainer:
         self.step = 0
         self.spent = 0.0
         checkpoint = self.folder / "checkpoint.pt"
+        # `narrow` indexes its weights by tensors that are there.
+        cpu = torch.device("cpu")
         if resume and checkpoint.exists():
             with _told_where(checkpoint):
                 self._restore(torch.load(checkpoint, map_location=self.device, weights_only=True))
@@ -127,12 +129,11 @@ class Trainer:
                 self._start_with(read_weights(config.start_from, self.device))
         elif config.narrow_from is not None:
             with _told_where(config.narrow_from):
-                # `narrow` works with indices that are on the CPU.
-                larger = read_weights(config.narrow_from, torch.device("cpu"), integers=True)
+                larger = read_weights(config.narrow_from, cpu, integers=True)
                 self._start_with(self.network.state_dict() | narrow(larger, config.network))
         elif config.widen_from is not None:
             with _told_where(config.widen_from):
-                smaller = read_weights(config.widen_from, self.device, integers=True)
+                smaller = read_weights(config.widen_from, cpu, integers=True)
                 self._start_with(widen(smaller, self.network.state_dict()))
         self.teacher = None
         if config.distillation is not None:

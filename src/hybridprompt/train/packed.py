@@ -23,7 +23,14 @@ import numpy as np
 from PIL import Image, features
 
 from hybridprompt.errors import ConfigError
-from hybridprompt.train.samples import Sample, load_sample, split_planes
+from hybridprompt.train.sample_files import (
+    Sample,
+    crop_planes,
+    load_sample,
+    sample_paths,
+    save_sample,
+    stack_planes,
+)
 
 SPLITS = ("train", "validation")
 _NAME = re.compile(r"(train|validation)/[0-9A-Za-z_][0-9A-Za-z_.-]{0,79}\.npz")
@@ -84,17 +91,14 @@ def _still(plane: np.ndarray, quality: int, speed: int) -> bytes:
 
 
 def _crop(sample: Sample, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    side = [min(size, length) // _GRID * _GRID for length in (sample.height, sample.width)]
+    height, width = (min(size, length) // _GRID * _GRID for length in (sample.height, sample.width))
     top, left = (
         int(rng.integers(0, (length - mine) // 2 + 1)) * 2
-        for length, mine in zip((sample.height, sample.width), side, strict=True)
+        for length, mine in ((sample.height, height), (sample.width, width))
     )
 
     def cut(array: np.ndarray) -> np.ndarray:
-        luma, chroma = split_planes(array)
-        y = luma[top : top + side[0], left : left + side[1]]
-        uv = chroma[:, top // 2 : (top + side[0]) // 2, left // 2 : (left + side[1]) // 2]
-        return np.concatenate([y, uv.reshape(-1, side[1])])
+        return stack_planes(*crop_planes(array, top, left, height, width))
 
     return cut(sample.source), cut(sample.coded)
 
@@ -103,7 +107,7 @@ def _encode(job: tuple[Path, int, PackSettings]) -> tuple[bytes, bytes, int, boo
     path, seed, settings = job
     sample = load_sample(path)
     small = min(sample.width, sample.height) < _GRID
-    if small or sample.base_q_idx < settings.finest[not sample.is_key]:
+    if small or not sample.is_coarse(settings.finest):
         return None
     source, coded = _crop(sample, settings.crop, np.random.default_rng(seed))
     stills = (
@@ -145,8 +149,7 @@ def pack(
         (f"{split}/{index}_{path.name}", path)
         for split in SPLITS
         for index, folder in enumerate(corpora)
-        for path in sorted((folder / split).glob("*.npz"))
-        if not path.name.startswith(".")
+        for path in sample_paths(folder / split)
     ]
     if not found:
         raise ConfigError(f"{', '.join(map(str, corpora))}: no training samples")
@@ -224,19 +227,15 @@ def _unpack_one(archive: zipfile.ZipFile, pack_file: Path, folder: Path, name: s
             raise ValueError(f"{name}: pictures of {source.shape}, {coded.shape}, base_q_idx {base_q_idx}")
     except _UNREADABLE as error:
         raise ConfigError(f"{pack_file}: not a packed corpus: {error}") from error
-    path = folder / name
-    temporary = path.with_name(f".{path.name}.tmp.npz")
-    try:
-        np.savez(
-            temporary,
-            source=source,
-            coded=coded,
-            base_q_idx=np.array(base_q_idx),
-            is_key=np.array(is_key),
-        )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_sample(
+        folder / name,
+        {
+            "source": source,
+            "coded": coded,
+            "base_q_idx": np.array(base_q_idx),
+            "is_key": np.array(is_key),
+        },
+    )
 
 
 def unpack(pack_file: Path, folder: Path, *, workers: int = 1) -> int:

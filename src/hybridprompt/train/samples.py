@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,27 +10,9 @@ import torch
 
 from hybridprompt.errors import ConfigError
 from hybridprompt.generator.network import ALIGNMENT
+from hybridprompt.train.sample_files import Sample, crop_planes, load_sample, sample_paths
 
 Planes = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One coded picture and its source, as (3H/2, W) uint8 ``yuv420p`` arrays."""
-
-    name: str
-    source: np.ndarray
-    coded: np.ndarray
-    base_q_idx: int
-    is_key: bool
-
-    @property
-    def width(self) -> int:
-        return int(self.source.shape[1])
-
-    @property
-    def height(self) -> int:
-        return int(self.source.shape[0] * 2 // 3)
 
 
 @dataclass(frozen=True)
@@ -44,32 +24,9 @@ class Batch:
     quantiser: torch.Tensor
 
 
-def split_planes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split a (3H/2, W) array into luma (H, W) and chroma (2, H/2, W/2) views."""
-    height, width = array.shape[0] * 2 // 3, array.shape[1]
-    return array[:height], array[height:].reshape(2, height // 2, width // 2)
-
-
-def load_sample(path: Path) -> Sample:
-    """Read one sample.  Raises ConfigError for anything else."""
-    try:
-        with np.load(path) as data:
-            sample = Sample(
-                path.name, data["source"], data["coded"], int(data["base_q_idx"]), bool(data["is_key"])
-            )
-    except (zipfile.BadZipFile, zlib.error, LookupError, TypeError, ValueError, OSError, EOFError) as error:
-        raise ConfigError(f"{path}: not a training sample: {error}") from error
-    shapes = sample.source.shape, sample.coded.shape
-    even = len(shapes[0]) == 2 and shapes[0][0] % 3 == 0 and shapes[0][1] % 2 == 0
-    bytes_only = sample.source.dtype == sample.coded.dtype == np.uint8
-    if shapes[0] != shapes[1] or not even or not bytes_only:
-        raise ConfigError(f"{path}: not a training sample: pictures of {shapes[0]} and {shapes[1]}")
-    return sample
-
-
 def even_samples(folder: Path, count: int) -> list[Sample]:
     """``count`` samples evenly from a folder, or all of fewer.  Raises ConfigError where there are none."""
-    paths = [p for p in sorted(folder.glob("*.npz")) if not p.name.startswith(".")]
+    paths = sample_paths(folder)
     if not paths:
         raise ConfigError(f"{folder}: no training samples; make them with `hybridprompt corpus`")
     chosen = np.linspace(0, len(paths) - 1, min(count, len(paths)))
@@ -94,11 +51,11 @@ class SampleStore:
         """Load the files that are new.  Raises ConfigError while a corpus has none."""
         for folder in self.folders:
             kept = self._kept.setdefault(folder, [])
-            for path in sorted(folder.glob("*.npz")):
-                if path.name.startswith(".") or path in self._seen:
+            for path in sample_paths(folder):
+                if path in self._seen:
                     continue
                 sample = load_sample(path)
-                if sample.base_q_idx >= self.finest[not sample.is_key]:
+                if sample.is_coarse(self.finest):
                     kept.append(sample)
                 self._seen.add(path)
             if not kept:
@@ -135,9 +92,7 @@ class SampleStore:
             y = int(rng.integers(0, (sample.height - size) // 2 + 1)) * 2
             flip = bool(rng.integers(2))
             for side, array in enumerate((sample.coded, sample.source)):
-                planes = split_planes(array)
-                a = planes[0][y : y + size, x : x + size]
-                c = planes[1][:, y // 2 : (y + size) // 2, x // 2 : (x + size) // 2]
+                a, c = crop_planes(array, y, x, size, size)
                 luma[side, index, 0] = a[:, ::-1] if flip else a
                 chroma[side, index] = c[..., ::-1] if flip else c
             quantiser[index] = sample.base_q_idx / 255
@@ -152,9 +107,7 @@ def whole_picture(sample: Sample, limit: int | None = None) -> Batch:
     x, y = (sample.width - width) // 4 * 2, (sample.height - height) // 4 * 2
 
     def planes(array: np.ndarray) -> Planes:
-        luma, chroma = split_planes(array)
-        a = luma[y : y + height, x : x + width]
-        c = chroma[:, y // 2 : (y + height) // 2, x // 2 : (x + width) // 2]
+        a, c = crop_planes(array, y, x, height, width)
         return (
             torch.from_numpy(a.copy())[None, None].float() / 255,
             torch.from_numpy(c.copy())[None].float() / 255,
