@@ -38,10 +38,9 @@ from hybridprompt.generator.base import Planes
 from hybridprompt.generator.network import count_gmac
 from hybridprompt.generator.onnx_generator import OnnxGenerator
 from hybridprompt.generator.registry import load_file
-from hybridprompt.train.export import read_onnx
+from hybridprompt.generator.torch_weights import config_of, read_onnx
 from hybridprompt.train.sample_files import Sample, split_planes
 from hybridprompt.train.samples import SampleStore
-from hybridprompt.train.teacher import config_of
 from hybridprompt.video.picture import Picture
 
 METRICS = ("LPIPS-Alex", "LPIPS-VGG", "DISTS", "PSNR-Y")

@@ -38,7 +38,8 @@ from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.network import ALIGNMENT, GeneratorNetwork
-from hybridprompt.train.teacher import config_of, read_weights
+from hybridprompt.generator.torch_weights import config_of
+from hybridprompt.train.teacher import read_weights
 from hybridprompt.video.av1_encoder import Av1Settings, encode_gop
 from hybridprompt.video.source import VideoSource
 

@@ -6,10 +6,12 @@ Codes one GOP of each clip as the encoder does, at or below the first rate (clip
 the second, and shows it
   base          without prompts
   blind         the keyframe generated everywhere at strength 1
+  adapted       the same with an adapter of the generator, fitted to the keyframe
   fast          the search of preset fast, all anchors
-  own           strengths fitted on the anchors' own pictures only
-  keyframe      strengths of the keyframe alone, fitted end to end on frames of the whole GOP
-  end to end    the same with later anchors: preset medium
+  own           adapter and strengths fitted on the anchors' own pictures only
+  keyframe      strengths of the keyframe alone, fitted end to end on frames of the whole GOP, no adapter
+  strengths     the same with later anchors: preset medium without an adapter
+  end to end    preset medium: the same with an adapter
   free pixels   the keyframe's picture itself, fitted end to end through the decode operator, from the source
   original      the source as the keyframe's picture
 The last is the bound; free pixels, only where asked for, stay below it so far: what the operator does not
@@ -36,14 +38,14 @@ from rich.table import Table
 
 from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.encode.base import BaseEncoder
-from hybridprompt.encode.gate import GopGate, attach_prompts, make_fitter
+from hybridprompt.encode.gate import GopGate, attach_prompts, make_adapter_fitter, make_fitter
 from hybridprompt.encode.gop import Gop, find_candidates
 from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.encode.operator.decode_operator import DecodeOperator, PlaneTensors
 from hybridprompt.encode.operator.decoders import Av1AnchorDecoder
 from hybridprompt.encode.operator.probe import probe
 from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
-from hybridprompt.encode.settings import PRESETS, EncodeSettings, FitSettings
+from hybridprompt.encode.settings import PRESETS, AdapterSettings, EncodeSettings, FitSettings, PresetName
 from hybridprompt.evaluate.colour import yuv420_to_rgb
 from hybridprompt.evaluate.compare import psnr_y
 from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
@@ -51,6 +53,7 @@ from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry, load_shipped
+from hybridprompt.prompt.sections import Adapter, encode_adapter
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
@@ -61,6 +64,7 @@ _FREE_STEPS, _FREE_RATE, _FREE_EPSILON = 80, 0.2 / 255, 1e-5
 """A large epsilon: most samples are in no crop of a step, and Adam would walk them about at random."""
 
 _PATCH = 640
+_FITTED: tuple[PresetName, ...] = ("medium", "slow")
 _COLUMNS = (
     "clip", "kbps", "prompt", "anchors", "bytes", "lpips_alex", "lpips_vgg", "dists", "psnr_y",
     "alex_percent", "vgg_percent", "dists_percent", "seconds",
@@ -166,7 +170,7 @@ class Study:
         self.gop = Gop(self.packets, None, source.time_base, self.pictures.__getitem__)
         supervising = {
             f + d
-            for preset in ("medium", "slow")
+            for preset in _FITTED
             for f in sample_frames(len(self.pictures), _fit_of(preset).frames)
             for d in range(-_SUPERVISED_TOO_CLOSE, _SUPERVISED_TOO_CLOSE + 1)
         }
@@ -206,13 +210,19 @@ class Study:
         return self.meter.measure(shown, name, int(picture is not None), 0, 0.0)
 
     def prompted(
-        self, name: str, generator: Generator, preset: str, fit: FitSettings | None, interval: int | None
+        self,
+        name: str,
+        generator: Generator,
+        preset: PresetName,
+        *,
+        fit: FitSettings | None = None,
+        adapter: AdapterSettings | None = None,
+        interval: int | None = 32,
     ) -> Shown:
         """The stream with prompts that a preset decides, with another fit."""
         started = time.perf_counter()
-        effort = PRESETS[preset]  # type: ignore[index]
-        judge = LpipsJudge()
-        decision = GopGate(self.gop, generator, judge, effort, interval, make_fitter(fit)).decide()
+        fitters = make_fitter(fit), make_adapter_fitter(adapter, generator)
+        decision = GopGate(self.gop, generator, LpipsJudge(), PRESETS[preset], interval, *fitters).decide()
         seconds = time.perf_counter() - started
         packets = attach_prompts(self.gop, decision.anchors)
         added = sum(len(p.data) for p in packets) - sum(len(p.data) for p in self.packets)
@@ -259,34 +269,49 @@ class Study:
 
     def all(self, generator: Generator, names: list[str]) -> Iterator[Shown]:
         """Everything the table compares, the base first."""
-        medium = _fit_of("medium")
+        medium, slow = PRESETS["medium"], PRESETS["slow"]
+        fit, adapter = _fit_of("medium"), medium.adapter
         yield self.injected("base", None)
-        if "blind" in names:
-            quantiser = find_candidates(self.gop, None)[0].base_q_idx
-            ones = np.ones((-(-self.size[1] // 64), -(-self.size[0] // 64)), np.float32)
-            keyframe = next(iter(decode_gop(self.packets[:1], GopDecoding(self.source.time_base))))
-            made = generator.generate(
-                keyframe.picture.copied().planes, quantiser=quantiser, strengths=ones, block_size=64
-            )
-            yield self.injected("blind", made)
+        for name in ("blind", "adapted"):
+            if name in names:
+                yield self.blind(name, generator, adapter if name == "adapted" else None)
         if "fast" in names:
-            yield self.prompted("fast", generator, "fast", None, 32)
+            yield self.prompted("fast", generator, "fast")
         if "own" in names:
-            yield self.prompted("own", generator, "medium", replace(medium, frames=0), 32)
+            alone = adapter
+            yield self.prompted("own", generator, "medium", fit=replace(fit, frames=0), adapter=alone)
         if "keyframe" in names:
-            yield self.prompted("keyframe", generator, "medium", medium, None)
+            yield self.prompted("keyframe", generator, "medium", fit=fit, interval=None)
+        if "strengths" in names:
+            yield self.prompted("strengths", generator, "medium", fit=fit)
         if "end-to-end" in names:
-            yield self.prompted("end to end", generator, "medium", medium, 32)
+            yield self.prompted("end to end", generator, "medium", fit=fit, adapter=adapter)
         if "slow" in names:
-            yield self.prompted("slow", generator, "slow", _fit_of("slow"), 32)
+            yield self.prompted("slow", generator, "slow", fit=slow.fit, adapter=slow.adapter)
         if "free" in names:
             yield self.free_pixels()
         if "original" in names:
             yield self.injected("original", self.pictures[0].planes)
 
+    def blind(self, name: str, generator: Generator, adapter: AdapterSettings | None) -> Shown:
+        """The stream with its keyframe generated everywhere, with an adapter fitted to it or without."""
+        started = time.perf_counter()
+        quantiser = find_candidates(self.gop, None)[0].base_q_idx
+        ones = np.ones((-(-self.size[1] // 64), -(-self.size[0] // 64)), np.float32)
+        keyframe = next(iter(decode_gop(self.packets[:1], GopDecoding(self.source.time_base))))
+        planes, added = keyframe.picture.copied().planes, 0
+        fitter = make_adapter_fitter(adapter, generator)
+        if fitter is not None:
+            values = fitter.fit(planes, self.pictures[0].planes, quantiser)
+            added = len(encode_adapter(Adapter(values)))
+            generator = generator.adapted(values)
+        made = generator.generate(planes, quantiser=quantiser, strengths=ones, block_size=64)
+        shown = self.injected(name, made)
+        return replace(shown, size_bytes=added, seconds=time.perf_counter() - started)
 
-def _fit_of(preset: str) -> FitSettings:
-    fit = PRESETS[preset].fit  # type: ignore[index]
+
+def _fit_of(preset: PresetName) -> FitSettings:
+    fit = PRESETS[preset].fit
     assert fit is not None
     return fit
 
@@ -296,7 +321,7 @@ def percent(value: float, base: float) -> str:
     return f"{100 * (value / base - 1):+.1f}"
 
 
-NAMES = ["blind", "fast", "own", "keyframe", "end-to-end", "original"]
+NAMES = ["blind", "adapted", "fast", "own", "keyframe", "strengths", "end-to-end", "original"]
 
 
 def main() -> None:

@@ -45,9 +45,8 @@ from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
 from hybridprompt.evaluate.perceptual import quick_dtype
 from hybridprompt.generator.network import ALIGNMENT, GeneratorNetwork
 from hybridprompt.generator.registry import DEFAULT_GENERATOR
+from hybridprompt.generator.torch_weights import config_of, read_onnx
 from hybridprompt.prompt.gate_coding import encode_indices
-from hybridprompt.train.export import read_onnx
-from hybridprompt.train.teacher import config_of
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
 

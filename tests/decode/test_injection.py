@@ -16,7 +16,14 @@ from hybridprompt.decode.warnings import DecodeWarning, WarningCollector, Warnin
 from hybridprompt.errors import CodecError, GeneratorError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage import METADATA_TYPE, attach
-from hybridprompt.prompt.sections import GateMap, SectionType, build_prompt, grid_shape
+from hybridprompt.prompt.sections import (
+    Adapter,
+    GateMap,
+    SectionType,
+    build_prompt,
+    encode_adapter,
+    grid_shape,
+)
 from hybridprompt.prompt.syntax import MAGIC, Prompt, Section, encode_prompt
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop, sequence_header
@@ -163,10 +170,11 @@ GOOD = encode_prompt(a_prompt())
         (lambda: GOOD + b"x", WarningKind.PROMPT_DAMAGED),
         (lambda: MAGIC + b"\x02" + GOOD[5:], WarningKind.PROMPT_DAMAGED),
         (lambda: with_section(Section(SectionType.GATE, b"abc")), WarningKind.PROMPT_DAMAGED),
+        (lambda: with_section(Section(SectionType.ADAPTER, b"\xff\xff\0")), WarningKind.PROMPT_DAMAGED),
         (lambda: encode_prompt(a_prompt(generator_id=b"stranger")), WarningKind.GENERATOR_UNKNOWN),
         (lambda: encode_prompt(a_prompt(size=(160, 90))), WarningKind.PROMPT_MISFIT),
     ],
-    ids=["flipped", "cut", "magic-only", "too-long", "version", "section", "stranger", "size"],
+    ids=["flipped", "cut", "magic-only", "too-long", "version", "section", "adapter", "stranger", "size"],
 )
 @pytest.mark.parametrize("index", ANCHORS)
 def test_a_bad_prompt_leaves_the_base_and_one_warning(
@@ -225,6 +233,76 @@ def test_a_failing_generator_leaves_the_base(
     assert_same(planes, reference_decode(base_gops[0]))
     assert anchors == []
     assert [warning.kind for warning in warnings] == [WarningKind.GENERATION_FAILED] * 2
+
+
+def with_adapter(prompt: Prompt, *values: int) -> Prompt:
+    payload = encode_adapter(Adapter(np.array(values, np.int8)))
+    return replace(prompt, sections=(*prompt.sections, Section(SectionType.ADAPTER, payload)))
+
+
+def brightened(gop: Gop, prompts: dict[int, Prompt], offsets: dict[int, int]) -> list[Planes]:
+    """What the GOP shows when the generator of each prompt has another offset, without adapters."""
+    plain = {
+        index: replace(prompt, generator_id=bytes([offsets[index]] * 8), sections=prompt.sections[:2])
+        for index, prompt in prompts.items()
+    }
+    lookup = Lookup(*(FakeGenerator(offset, bytes([offset] * 8)) for offset in set(offsets.values())))
+    shown = decode_gop(gop, GopDecoding(TICK, generators=lookup), prompts=plain)
+    return [picture.picture.planes for picture in shown]
+
+
+@pytest.mark.parametrize(
+    ("key", "later", "offsets"),
+    [
+        ((9,), None, (29, 29)),
+        ((9,), (-5,), (29, 15)),
+        ((9,), (), (29, 20)),
+        (None, (9,), (20, 29)),
+        ((), None, (20, 20)),
+    ],
+    ids=["stays", "replaced", "taken back", "from then on", "none to take back"],
+)
+def test_an_adapter_holds_until_the_next(
+    base_gops: list[Gop], key: tuple[int, ...] | None, later: tuple[int, ...] | None, offsets: tuple[int, int]
+) -> None:
+    """Note [Adapters stay] in `decode.generation`."""
+    prompts = {
+        index: a_prompt() if values is None else with_adapter(a_prompt(), *values)
+        for index, values in zip(ANCHORS, (key, later), strict=True)
+    }
+    planes, anchors, warnings = decode(base_gops[0], FakeGenerator(20), prompts=prompts)
+    assert_same(planes, brightened(base_gops[0], prompts, dict(zip(ANCHORS, offsets, strict=True))))
+    assert anchors == list(ANCHORS)
+    assert warnings == []
+
+
+def test_an_adapter_holds_where_its_own_picture_is_not_generated(base_gops: list[Gop]) -> None:
+    nothing = build_prompt(b"fakefake", WIDTH, HEIGHT, 90, GateMap.uniform(WIDTH, HEIGHT, index=0))
+    prompts = {0: with_adapter(nothing, 9), ANCHORS[1]: a_prompt()}
+    planes, anchors, _ = decode(base_gops[0], FakeGenerator(20), prompts=prompts)
+    assert_same(planes, brightened(base_gops[0], {ANCHORS[1]: a_prompt()}, {ANCHORS[1]: 29}))
+    assert anchors == [ANCHORS[1]]
+
+
+def test_an_adapter_is_for_its_generator_and_its_gop(base_gops: list[Gop]) -> None:
+    other = FakeGenerator(20, b"stranger")
+    prompts = {0: with_adapter(a_prompt(), 9), ANCHORS[1]: a_prompt(generator_id=b"stranger")}
+    decoding = GopDecoding(TICK, generators=Lookup(FakeGenerator(20), other))
+    for gop, given, offsets in (
+        (base_gops[0], prompts, {0: 29, ANCHORS[1]: 20}),
+        (base_gops[1], {0: a_prompt()}, {0: 20}),
+    ):
+        shown = [picture.picture.planes for picture in decode_gop(gop, decoding, prompts=given)]
+        assert_same(shown, brightened(gop, given, offsets))
+
+
+def test_an_adapter_of_another_generator_leaves_the_base(base_gops: list[Gop]) -> None:
+    prompts = {0: with_adapter(a_prompt(), 1, 2, 3)}
+    planes, anchors, warnings = decode(base_gops[0], FakeGenerator(), prompts=prompts)
+    assert_same(planes, reference_decode(base_gops[0]))
+    assert anchors == []
+    assert [warning.kind for warning in warnings] == [WarningKind.GENERATION_FAILED]
+    assert "an adapter of 3 values, expected 1" in warnings[0].message
 
 
 class Unloadable:

@@ -4,16 +4,17 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hybridprompt
 from hybridprompt.bitstream.nal import NalCodec
 from hybridprompt.bitstream.obu import insert_metadata
-from hybridprompt.decode.inspect import StillReport, inspect_file
+from hybridprompt.decode.inspect import AdapterReport, StillReport, inspect_file
 from hybridprompt.errors import MediaError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage import METADATA_TYPE
-from hybridprompt.prompt.sections import Still, StillCodec
+from hybridprompt.prompt.sections import Adapter, Still, StillCodec, build_prompt
 from hybridprompt.prompt.syntax import Prompt, Section, encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.peer_encoder import write_lossless
@@ -66,6 +67,17 @@ def test_anchors_are_described(prompted_file: Path) -> None:
     assert anchor.gate_coverage == pytest.approx(0.8)
     assert anchor.gate_strength == pytest.approx(0.8)
     assert inspect_file(prompted_file).gops[0].anchors[0].generator_name is None
+
+
+def test_adapters_are_described(tmp_path: Path, base_gops: list[Gop]) -> None:
+    adapter = Adapter(np.array([0, 3, 0, -2], np.int8))
+    prompt = build_prompt(b"fakefake", WIDTH, HEIGHT, 90, None, adapter=adapter)
+    gop = [with_prompt(base_gops[0][0], encode_prompt(prompt)), *base_gops[0][1:]]
+    (anchor,) = inspect_file(write_mp4(tmp_path / "adapted.mp4", gop)).anchors
+    assert anchor.is_ok
+    assert (anchor.sections[1].type, anchor.sections[1].name) == (4, "adapter")
+    assert anchor.adapter == AdapterReport(4, 2, anchor.sections[1].size_bytes)
+    json.dumps(inspect_file(tmp_path / "adapted.mp4").as_dict())
 
 
 def test_bad_prompts_are_told_apart(tmp_path: Path, base_gops: list[Gop]) -> None:

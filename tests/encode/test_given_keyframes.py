@@ -32,7 +32,7 @@ from hybridprompt.generator.base import Planes
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.generator.registry import GeneratorRegistry
 from hybridprompt.prompt.carriage_nal import extract
-from hybridprompt.prompt.sections import GateMap, build_prompt, grid_shape, parse_sections
+from hybridprompt.prompt.sections import Adapter, GateMap, build_prompt, grid_shape, parse_sections
 from hybridprompt.prompt.syntax import decode_prompt, encode_prompt
 from hybridprompt.video import av1_given_keyframe
 from hybridprompt.video.av1_decoder import Av1Decoder
@@ -182,19 +182,20 @@ def test_the_keyframes_candidate_has_the_stills_quantiser() -> None:
     assert later == others != []
 
 
-@pytest.mark.parametrize("quantiser_change", [0, -24, 1000])
+@pytest.mark.parametrize(("quantiser_change", "adapter"), [(0, None), (-24, None), (1000, None), (0, (9,))])
 def test_closed_loop_is_what_the_decided_prompt_generates(
-    quantiser_change: int, from_svt: list[list[CodedPacket]]
+    quantiser_change: int, adapter: tuple[int, ...] | None, from_svt: list[list[CodedPacket]]
 ) -> None:
     generator, clip, gate = Telling(), scene(COUNT), a_gate()
     encoder = base_encoder("av1", generator=generator)
     open_loop = encoder.encode(clip, 55.0, GivenKeyframe(2.0))
     (key,) = encoder.gop(open_loop).candidates(None)
     quantiser = min(key.base_q_idx + quantiser_change, 255)
-    prompt = build_prompt(generator.identity, *SIZE, quantiser, gate, open_loop.still)
+    adapts = None if adapter is None else Adapter(np.array(adapter, np.int8))
+    prompt = build_prompt(generator.identity, *SIZE, quantiser, gate, open_loop.still, adapts)
     anchor = AnchorDecision(0, 0, encode_prompt(prompt), 1.0, quantiser)
     variant = closed_variant(open_loop, GopDecision((anchor,), 1.0, 0.5))
-    assert variant == GivenKeyframe(2.0, gate, quantiser - key.base_q_idx)
+    assert variant == GivenKeyframe(2.0, gate, quantiser - key.base_q_idx, adapts)
     from_svt.clear()
     closed = encoder.encode(clip, 55.0, variant)
     assert closed.still == open_loop.still
@@ -211,6 +212,8 @@ def test_closed_loop_is_what_the_decided_prompt_generates(
     assert warnings == []
     strengths, size = gate.strengths(), gate.block_size
     planes = decode_still(open_loop.still, *SIZE).planes
+    if adapts is not None:
+        generator = generator.adapted(adapts.values)
     expected = generator.generate(planes, quantiser=quantiser, strengths=strengths, block_size=size)
     assert same(known[0], Picture(*expected))
 

@@ -13,8 +13,8 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 from hybridprompt.generator.network import GeneratorNetwork, count_gmac  # noqa: E402
 from hybridprompt.generator.onnx_generator import OnnxGenerator  # noqa: E402
 from hybridprompt.generator.registry import GENERATOR_SIZES, load_shipped  # noqa: E402
-from hybridprompt.train.export import export, read_onnx  # noqa: E402
-from hybridprompt.train.teacher import config_of  # noqa: E402
+from hybridprompt.generator.torch_weights import config_of, read_onnx  # noqa: E402
+from hybridprompt.train.export import export  # noqa: E402
 
 WEIGHTS = Path(__file__).parents[2] / "src" / "hybridprompt" / "generator" / "weights"
 GMAC_LIMITS = {"small": 8, "medium": 25}

@@ -13,6 +13,7 @@ from train_media import TINY, tiny_config, write_samples  # noqa: E402
 from hybridprompt.errors import ConfigError, GeneratorError  # noqa: E402
 from hybridprompt.generator.network import GeneratorNetwork  # noqa: E402
 from hybridprompt.generator.registry import load_file  # noqa: E402
+from hybridprompt.generator.torch_weights import read_onnx  # noqa: E402
 from hybridprompt.train import export as export_module  # noqa: E402
 from hybridprompt.train.export import (  # noqa: E402
     compare_generators,
@@ -20,7 +21,6 @@ from hybridprompt.train.export import (  # noqa: E402
     export_float16,
     export_int8,
     load_weights,
-    read_onnx,
 )
 from hybridprompt.train.loop import Trainer  # noqa: E402
 from hybridprompt.train.samples import even_samples  # noqa: E402

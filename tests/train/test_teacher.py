@@ -16,8 +16,8 @@ from hybridprompt.evaluate.loss import LossWeights  # noqa: E402
 from hybridprompt.evaluate.weights import have_metric_weights  # noqa: E402
 from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig  # noqa: E402
 from hybridprompt.generator.registry import load_shipped  # noqa: E402
+from hybridprompt.generator.torch_weights import read_onnx  # noqa: E402
 from hybridprompt.train.config import Distillation  # noqa: E402
-from hybridprompt.train.export import read_onnx  # noqa: E402
 from hybridprompt.train.loop import Trainer  # noqa: E402
 from hybridprompt.train.samples import Batch, even_samples, whole_picture  # noqa: E402
 from hybridprompt.train.teacher import Teacher, config_of, narrow, widen  # noqa: E402

@@ -1,8 +1,13 @@
-"""From a prompt to the picture that replaces a base picture, whatever codec carries it."""
+"""From a prompt to the picture that replaces a base picture, whatever codec carries it.
+
+Note [Adapters stay]: an adapter that comes with a prompt holds for that picture and, in decoding order, the
+later ones of its GOP whose prompts name the same generator and bring none themselves.  So a keyframe's serves
+all anchors of its GOP, and decoding can still start at every keyframe.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol
 
 import numpy as np
@@ -11,7 +16,7 @@ from hybridprompt.decode.still import decode_still
 from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
 from hybridprompt.generator.base import Generator, Planes
-from hybridprompt.prompt.sections import PromptContent, has_still, parse_sections
+from hybridprompt.prompt.sections import Adapter, GateMap, PromptContent, has_still, parse_sections
 from hybridprompt.prompt.syntax import Prompt, decode_prompt
 from hybridprompt.video.picture import chroma_shape
 
@@ -100,89 +105,101 @@ def parse_content(prompt: Prompt) -> PromptContent:
         raise damaged(error) from error
 
 
-def generated_planes(
-    prompt: Prompt,
-    base: Callable[[], Planes],
-    own_quantiser: Callable[[], int],
-    generators: GeneratorLookup | None,
-    slots: AbstractContextManager[object],
-) -> Replacement | None:
-    """Return what replaces the base picture of a prompt that is for it.
+@dataclass
+class Generation:
+    """Generates for the prompts of one GOP, which come in decoding order: Note [Adapters stay].
 
-    base: returns the base picture, y (H, W), u and v (ceil(H/2), ceil(W/2)) uint8, not changed; called only
-    for a prompt without a still. own_quantiser: returns that picture's own, 0..255, on the scale of AV1's
-    base_q_idx; called only where neither the prompt nor a still has one. Raises BitstreamError where it is
-    not known. generators: None, and a generator that is missing or fails, leave a still as it is. slots: held
-    while a generator runs.
-
-    Returns None where the gate is 0 everywhere and there is no still: all stays as it is.  Raises
-    UnusablePromptError where the base picture is to stay though it should not.
+    generators: None, and a generator that is missing or fails, leave a still as it is. slots: held while a
+    generator runs.
     """
-    content = parse_content(prompt)
-    generates = bool(content.gate.indices.any())
-    if content.still is None:
-        if not generates:
-            return None
-        assert generators is not None, "without generators a prompt without a still is ignored"
-        quantiser = content.quantiser
-        if quantiser is None:
-            try:
-                quantiser = own_quantiser()
-            except BitstreamError as error:
-                raise damaged(error) from error
-        generator = _found(prompt.generator_id, generators, _BASE_SHOWN)
-        return Replacement(_run(generator, base(), quantiser, content, slots, _BASE_SHOWN), True)
-    try:
-        still = decode_still(content.still, prompt.width, prompt.height)
-    except (BitstreamError, CodecError) as error:
-        raise damaged(error) from error
-    if generators is None or not generates:
-        return Replacement(still.planes, False)
-    quantiser = still.base_q_idx if content.quantiser is None else content.quantiser
-    try:
-        generator = _found(prompt.generator_id, generators, _STILL_SHOWN)
-        return Replacement(_run(generator, still.planes, quantiser, content, slots, _STILL_SHOWN), True)
-    except UnusablePromptError as problem:
-        return Replacement(still.planes, False, problem)
 
+    generators: GeneratorLookup | None
+    slots: AbstractContextManager[object]
+    _adapter: tuple[bytes, Adapter] | None = field(default=None, init=False)
+    """The last one, and the generator that it is for."""
 
-def _found(identity: bytes, generators: GeneratorLookup, instead: str) -> Generator:
-    unknown = WarningKind.GENERATOR_UNKNOWN
-    try:
-        generator = generators.find(identity)
-    except GeneratorError as error:
-        raise UnusablePromptError(
-            unknown, f"generator {identity.hex()} cannot be loaded ({error}): {instead}", whole_file=True
-        ) from error
-    if generator is None:
-        raise UnusablePromptError(
-            unknown, f"generator {identity.hex()} is not known here: {instead}", whole_file=True
-        )
-    return generator
+    def replacement(
+        self, prompt: Prompt, base: Callable[[], Planes], own_quantiser: Callable[[], int]
+    ) -> Replacement | None:
+        """Return what replaces the base picture of a prompt that is for it.
 
+        base: returns the base picture, y (H, W), u and v (ceil(H/2), ceil(W/2)) uint8, not changed; called
+        only for a prompt without a still. own_quantiser: returns that picture's own, 0..255, on the scale of
+        AV1's base_q_idx; called only where neither the prompt nor a still has one. Raises BitstreamError
+        where it is not known.
 
-def _run(
-    generator: Generator,
-    source: Planes,
-    quantiser: int,
-    content: PromptContent,
-    slots: AbstractContextManager[object],
-    instead: str,
-) -> Planes:
-    def fail(error: object) -> NoReturn:
-        raise UnusablePromptError(WarningKind.GENERATION_FAILED, f"generation failed ({error}): {instead}")
-
-    gate = content.gate
-    try:
-        with slots:
-            planes = generator.generate(
-                source, quantiser=quantiser, strengths=gate.strengths(), block_size=gate.block_size
+        Returns None where the gate is 0 everywhere and there is no still: all stays as it is.  Raises
+        UnusablePromptError where the base picture is to stay though it should not.
+        """
+        content = parse_content(prompt)
+        if content.adapter is not None:
+            self._adapter = prompt.generator_id, content.adapter
+        generates = bool(content.gate.indices.any())
+        if content.still is None:
+            if not generates:
+                return None
+            quantiser = content.quantiser
+            if quantiser is None:
+                try:
+                    quantiser = own_quantiser()
+                except BitstreamError as error:
+                    raise damaged(error) from error
+            generator = self._found(prompt.generator_id, _BASE_SHOWN)
+            return Replacement(self._run(generator, base(), quantiser, content.gate, _BASE_SHOWN), True)
+        try:
+            still = decode_still(content.still, prompt.width, prompt.height)
+        except (BitstreamError, CodecError) as error:
+            raise damaged(error) from error
+        if self.generators is None or not generates:
+            return Replacement(still.planes, False)
+        quantiser = still.base_q_idx if content.quantiser is None else content.quantiser
+        try:
+            generator = self._found(prompt.generator_id, _STILL_SHOWN)
+            return Replacement(
+                self._run(generator, still.planes, quantiser, content.gate, _STILL_SHOWN), True
             )
-    except (GeneratorError, CodecError) as error:
-        fail(error)
-    height, width = source[0].shape
-    expected = (height, width), *(chroma_shape(width, height),) * 2
-    found = tuple(plane.shape for plane in planes)
-    if found != expected or any(plane.dtype != np.uint8 for plane in planes):
-        fail(f"planes of {found}, expected {expected} uint8")
-    return planes
+        except UnusablePromptError as problem:
+            return Replacement(still.planes, False, problem)
+
+    def _found(self, identity: bytes, instead: str) -> Generator:
+        assert self.generators is not None, "without generators a prompt without a still is ignored"
+        unknown = WarningKind.GENERATOR_UNKNOWN
+        try:
+            generator = self.generators.find(identity)
+        except GeneratorError as error:
+            raise UnusablePromptError(
+                unknown, f"generator {identity.hex()} cannot be loaded ({error}): {instead}", whole_file=True
+            ) from error
+        if generator is None:
+            raise UnusablePromptError(
+                unknown, f"generator {identity.hex()} is not known here: {instead}", whole_file=True
+            )
+        return generator
+
+    def _run(
+        self, generator: Generator, source: Planes, quantiser: int, gate: GateMap, instead: str
+    ) -> Planes:
+        def fail(error: object) -> NoReturn:
+            raise UnusablePromptError(
+                WarningKind.GENERATION_FAILED, f"generation failed ({error}): {instead}"
+            )
+
+        try:
+            with self.slots:
+                planes = self._adapted(generator).generate(
+                    source, quantiser=quantiser, strengths=gate.strengths(), block_size=gate.block_size
+                )
+        except (GeneratorError, CodecError) as error:
+            fail(error)
+        height, width = source[0].shape
+        expected = (height, width), *(chroma_shape(width, height),) * 2
+        found = tuple(plane.shape for plane in planes)
+        if found != expected or any(plane.dtype != np.uint8 for plane in planes):
+            fail(f"planes of {found}, expected {expected} uint8")
+        return planes
+
+    def _adapted(self, generator: Generator) -> Generator:
+        if self._adapter is None or self._adapter[0] != generator.identity:
+            return generator
+        values = self._adapter[1].values
+        return generator.adapted(values) if values.size else generator

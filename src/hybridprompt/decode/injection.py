@@ -10,10 +10,10 @@ from hybridprompt.bitstream.show_hidden import SplitUnit
 from hybridprompt.decode import headers
 from hybridprompt.decode.generation import (
     MAX_GENERATIONS,
+    Generation,
     GeneratorLookup,
     UnusablePromptError,
     check_size,
-    generated_planes,
     misfit,
     read_prompt,
     relevant,
@@ -82,6 +82,7 @@ class _Injector:
         self._decoding = decoding
         self._prompts = prompts
         self._headers = HeaderHistory(decoding.extradata)
+        self._generation = Generation(decoding.generators, decoding.generation_slots)
 
     def decode(
         self, decoder: Av1Decoder, index: int, packet: CodedPacket
@@ -169,13 +170,7 @@ class _Injector:
         def own_quantiser() -> int:
             return self._headers.last_shown().base_q_idx if hidden_base_q_idx is None else hidden_base_q_idx
 
-        replacement = generated_planes(
-            prompt,
-            lambda: frame.picture.planes,
-            own_quantiser,
-            self._decoding.generators,
-            self._decoding.generation_slots,
-        )
+        replacement = self._generation.replacement(prompt, lambda: frame.picture.planes, own_quantiser)
         if replacement is None:
             return False
         frame.overwrite(*replacement.planes)

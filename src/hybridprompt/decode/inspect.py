@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
+
 from hybridprompt.decode.carriage import NAL_CODECS, PacketCarriage
 from hybridprompt.decode.generation import GeneratorLookup
 from hybridprompt.decode.generators import LazyGenerators
@@ -13,7 +15,7 @@ from hybridprompt.decode.nal_gop import NalDecoding
 from hybridprompt.decode.still import checked_header
 from hybridprompt.errors import BitstreamError, GeneratorError, MediaError
 from hybridprompt.generator.base import Generator
-from hybridprompt.prompt.sections import SectionType, Still, parse_sections
+from hybridprompt.prompt.sections import Adapter, SectionType, Still, encode_adapter, parse_sections
 from hybridprompt.prompt.syntax import MAGIC, Prompt, decode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.packet_reader import PacketReader
@@ -41,6 +43,15 @@ class StillReport:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterReport:
+    """The adapter of a prompt. value_count, changed_count: how many values there are, and are not 0."""
+
+    value_count: int
+    changed_count: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class AnchorReport:
     """One prompt. What cannot be told, because it is damaged or does not say so, is None.
 
@@ -59,6 +70,7 @@ class AnchorReport:
     gate_coverage: float | None = None
     gate_strength: float | None = None
     still: StillReport | None = None
+    adapter: AdapterReport | None = None
 
     @property
     def is_ok(self) -> bool:
@@ -251,12 +263,19 @@ def _described(prompt: Prompt, pts_seconds: float, size_bytes: int, lookup: Gene
         gate_coverage=float((strengths > 0).mean()),
         gate_strength=float(strengths.mean()),
         still=None if content.still is None else _still(content.still, prompt.width, prompt.height),
+        adapter=None if content.adapter is None else _adapter(content.adapter),
     )
 
 
 def _still(still: Still, width: int, height: int) -> StillReport:
     header = checked_header(still, width, height)
     return StillReport(still.codec.name, header.width, header.height, len(still.data))
+
+
+def _adapter(adapter: Adapter) -> AdapterReport:
+    return AdapterReport(
+        adapter.values.size, int(np.count_nonzero(adapter.values)), len(encode_adapter(adapter))
+    )
 
 
 def _name(identity: bytes, lookup: GeneratorLookup) -> str | None:

@@ -14,10 +14,10 @@ from typing import Final
 from hybridprompt.bitstream.codec_config import length_size_of
 from hybridprompt.bitstream.nal import NalCodec, has_idr
 from hybridprompt.decode.generation import (
+    Generation,
     Replacement,
     UnusablePromptError,
     check_size,
-    generated_planes,
     misfit,
     read_prompt,
     relevant,
@@ -123,6 +123,7 @@ class _Gop(ABC):
         self._decoding = decoding
         self._prompts = prompts
         self._length_size = decoding.length_size
+        self._generation = Generation(decoding.generators, decoding.generation_slots)
         # By pts, of packets whose pictures have not come out yet.
         self._sources: dict[int, _Source] = {}
 
@@ -149,12 +150,9 @@ class _Gop(ABC):
     def _replacement(
         self, packet: CodedPacket, prompt: Prompt, base: Callable[[], Planes]
     ) -> Replacement | None:
-        decoding = self._decoding
-        replacement = generated_planes(
-            prompt, base, _unknown_quantiser, decoding.generators, decoding.generation_slots
-        )
+        replacement = self._generation.replacement(prompt, base, _unknown_quantiser)
         if replacement is not None and replacement.problem is not None:
-            decoding.warn(packet, replacement.problem)
+            self._decoding.warn(packet, replacement.problem)
         return replacement
 
     def _remember(self, index: int, packet: CodedPacket, is_anchor: bool) -> None:

@@ -14,7 +14,7 @@ from hybridprompt.encode.rate_control import svt_quality
 from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.trials import base_distance
 from hybridprompt.evaluate.sampling import sample_frames
-from hybridprompt.prompt.sections import GateMap, Still
+from hybridprompt.prompt.sections import Adapter, GateMap, Still
 from hybridprompt.video.av1_encoder import LAMBDAS, Av1Settings, CodedPacket, PictureLambdas, encode_gop
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.picture import Picture
@@ -32,13 +32,14 @@ class GivenKeyframe:
     """A keyframe that the other pictures are coded against, in place of one of the codec's own.
 
     still_offset: of the still's CRF.  gate: of the generation that the encoder knows of (closed loop); None
-    for none (open loop: the other pictures are coded against the still itself).  quantiser_offset: of the
-    quantiser that its prompt tells from the still's own.
+    for none (open loop: the other pictures are coded against the still itself).  quantiser_offset:
+    of the quantiser that its prompt tells from the still's own.  adapter: of the generator there.
     """
 
     still_offset: float
     gate: GateMap | None = None
     quantiser_offset: int = 0
+    adapter: Adapter | None = None
 
 
 _MAX_HELD_CHANGE = 0.75

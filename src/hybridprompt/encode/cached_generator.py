@@ -20,6 +20,7 @@ class CachedGenerator:
         self._inner = inner
         self._capacity = capacity
         self._pictures: OrderedDict[bytes, Planes] = OrderedDict()
+        self._adapted: tuple[bytes, CachedGenerator] | None = None
 
     @property
     def identity(self) -> bytes:
@@ -28,6 +29,13 @@ class CachedGenerator:
     @property
     def name(self) -> str:
         return self._inner.name
+
+    def adapted(self, values: NDArray[np.int8]) -> CachedGenerator:
+        """See Generator.adapted.  The last one is kept."""
+        key = values.tobytes()
+        if self._adapted is None or self._adapted[0] != key:
+            self._adapted = key, CachedGenerator(self._inner.adapted(values), self._capacity)
+        return self._adapted[1]
 
     def generate(
         self, planes: Planes, *, quantiser: int, strengths: NDArray[np.float32], block_size: int

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hybridprompt.decode.headers import starts_gop
 from hybridprompt.encode.blocks import BLOCK_LOG2
-from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate, make_fitter
+from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate, make_adapter_fitter, make_fitter
 from hybridprompt.encode.gop import Gop, can_carry, find_candidates
 from hybridprompt.encode.judge import Judge, make_judge
 from hybridprompt.encode.pipeline import load_generator, mean_distances
@@ -158,7 +158,13 @@ class _Enhancer:
                 return self._blind(coded, *size)
             effort = PRESETS[self.preset]
             gate = GopGate(
-                coded, self.generator, self.judge, effort, self.anchor_interval, make_fitter(effort.fit)
+                coded,
+                self.generator,
+                self.judge,
+                effort,
+                self.anchor_interval,
+                make_fitter(effort.fit),
+                make_adapter_fitter(effort.adapter, self.generator),
             )
             times = {
                 frame: float((gop.packets[frame].pts - reader.start_pts) * reader.time_base)

@@ -16,16 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hybridprompt.encode.fit_loss import fit_loss
 from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT, FitSettings
-from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
-from hybridprompt.evaluate.perceptual import quick_dtype
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Planes
 
@@ -34,7 +32,6 @@ MAX_FIT_BYTES: Final = 3 << 29
 
 _LEARNING_RATE: Final = 0.08
 _LAST_RATE_SHARE: Final = 0.1
-_WEIGHTS: Final = LossWeights(dists=1.0, vgg_every=3, vgg_crops=2, vgg_size=128)
 
 Change = tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]
 """Difference of two pictures' planes, in levels."""
@@ -81,7 +78,7 @@ class StrengthFitter:
         of random frames; its gradient passes through Note [Measured responses].  Deterministic for a seed.
         """
         rng = torch.Generator().manual_seed(self.settings.seed)
-        loss = _loss(self.device, self.settings.seed)
+        loss = fit_loss(self.device, self.settings.seed)
         decoded_at = [torch.from_numpy(r.strengths.copy()).to(self.device) for r in responses]
         fitted = [torch.from_numpy(r.start.copy()).to(self.device).requires_grad_() for r in responses]
         optimizer = torch.optim.Adam(fitted, _LEARNING_RATE)
@@ -199,15 +196,3 @@ def _roughness(strengths: torch.Tensor) -> torch.Tensor:
 
 def _random(high: int, rng: torch.Generator) -> int:
     return int(torch.randint(high, (1,), generator=rng))
-
-
-@lru_cache(maxsize=1)
-def _networks(device: torch.device) -> GeneratorLoss:
-    """Reading the networks takes longer than a step."""
-    return GeneratorLoss(_WEIGHTS, device, torch.Generator(), alex_dtype=quick_dtype(device))
-
-
-def _loss(device: torch.device, seed: int) -> GeneratorLoss:
-    loss = _networks(device)
-    loss.rng = torch.Generator().manual_seed(seed)
-    return loss

@@ -6,24 +6,32 @@ are kept only where a real decode with them came closer to the source than the b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from hybridprompt.encode.base import WORTH_OF_BYTES
 from hybridprompt.encode.gop import Candidate, Gop, can_name
 from hybridprompt.encode.judge import Judge
 from hybridprompt.encode.search import JointSearch, OneByOneSearch, Search
-from hybridprompt.encode.settings import FitSettings, Preset
+from hybridprompt.encode.settings import AdapterSettings, FitSettings, Preset
 from hybridprompt.encode.trials import Trials, pays_off
+from hybridprompt.errors import GeneratorError
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator
+from hybridprompt.generator.onnx_generator import OnnxGenerator
 from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 
 if TYPE_CHECKING:
+    from hybridprompt.encode.adapter_fit import AdapterFitter
+    from hybridprompt.encode.adapter_search import AdapterSearch
     from hybridprompt.encode.fit import StrengthFitter
     from hybridprompt.encode.fitted_search import FittedSearch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,36 @@ def make_fitter(settings: FitSettings | None) -> StrengthFitter | None:
     return StrengthFitter(settings, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def make_adapter_fitter(settings: AdapterSettings | None, generator: Generator) -> AdapterFitter | None:
+    """What fits adapters of a generator; None where `make_fitter` says so, or where the generator is no
+    network of this package.
+    """
+    from hybridprompt.evaluate.weights import have_metric_weights
+
+    if settings is None or not have_metric_weights() or not isinstance(generator, OnnxGenerator):
+        return None
+    import torch
+
+    from hybridprompt.encode.adapter_fit import AdapterFitter
+    from hybridprompt.generator.torch_weights import network_of
+
+    try:
+        network = network_of(generator.weights)
+    except GeneratorError as error:
+        logger.warning("generator %s cannot be adapted: %s", generator.name, error)
+        return None
+    return AdapterFitter(
+        network, settings, device=torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    )
+
+
 @dataclass
 class GopGate:
     """Decides the anchors of one GOP.
 
     fitter: fits the strengths of pictures of even sizes; without one they are searched for, as the preset
-    says.
+    says.  adapter_fitter: fits adapters to keyframes of even sizes; without one there are none.
+    worth_of_bytes: see base.WORTH_OF_BYTES.
     """
 
     gop: Gop
@@ -82,6 +114,8 @@ class GopGate:
     preset: Preset
     anchor_interval: int | None
     fitter: StrengthFitter | None = None
+    adapter_fitter: AdapterFitter | None = None
+    worth_of_bytes: float = WORTH_OF_BYTES
 
     def decide(self) -> GopDecision:
         """Return the anchors that really help, possibly none.
@@ -92,8 +126,14 @@ class GopGate:
         trials = Trials(self.gop, self.generator, self.judge)
         candidates = self._candidates if can_name(*trials.size) else []
         base = trials.measure({}, self._samples(0))
+        base_distance = trials.mean(base)
+        if not pays_off(0.0, base_distance):
+            # Not even perfect prompts would: no need to look for any.
+            return GopDecision((), base_distance, base_distance)
+        if candidates and self._adapting is not None and _is_even(*trials.size):
+            trials.adapter = self._adapting.search(trials, candidates[0], base)
         found = self._search(*trials.size).search(trials, candidates, base)
-        distance, base_distance = trials.mean(found.maps), trials.mean(base)
+        distance = trials.mean(found.maps)
         if not pays_off(distance, base_distance):
             return GopDecision((), base_distance, base_distance)
         anchors = tuple(
@@ -115,6 +155,8 @@ class GopGate:
         wanted = {0, *(frame for start in starts for frame in self._samples(start))}
         if self._fitted is not None:
             wanted |= set(self._fitted.supervising_frames(self.gop.frame_count, self._candidates))
+        if self._adapting is not None:
+            wanted |= set(self._adapting.supervising_frames(self.gop.frame_count))
         return sorted(wanted)
 
     @cached_property
@@ -130,10 +172,23 @@ class GopGate:
 
         return FittedSearch(self.fitter)
 
+    @cached_property
+    def _adapting(self) -> AdapterSearch | None:
+        if self.adapter_fitter is None:
+            return None
+        # Needs torch, as the fitter does.
+        from hybridprompt.encode.adapter_search import AdapterSearch
+
+        return AdapterSearch(self.adapter_fitter, self.worth_of_bytes)
+
     def _search(self, width: int, height: int) -> Search:
-        if self._fitted is not None and width % 2 == 0 and height % 2 == 0:
+        if self._fitted is not None and _is_even(width, height):
             return self._fitted
         return JointSearch(self.preset) if self.preset.joint_anchors else OneByOneSearch(self.preset)
 
     def _samples(self, start: int) -> list[int]:
         return sample_frames(self.gop.frame_count, self.preset.sample_frames, start)
+
+
+def _is_even(width: int, height: int) -> bool:
+    return width % 2 == 0 and height % 2 == 0

@@ -85,7 +85,10 @@ class GivenKeyframes:
         still, decoded = self._coded(picture, round(still_crf, 2))
         planes = decoded.planes
         if variant.gate is not None:
-            planes = self.generator.generate(
+            generator = self.generator
+            if variant.adapter is not None:
+                generator = generator.adapted(variant.adapter.values)
+            planes = generator.generate(
                 planes,
                 quantiser=min(max(decoded.base_q_idx + variant.quantiser_offset, 0), MAX_QUANTISER),
                 strengths=variant.gate.strengths(),

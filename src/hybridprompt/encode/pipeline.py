@@ -92,7 +92,10 @@ class _Encoder:
     def __post_init__(self) -> None:
         fit = self.settings.effort.fit
         self._most_prompt_bytes = usual_prompt_bytes(
-            self.source.width, self.source.height, BLOCK_LOG2 if fit is None else fit.block_log2
+            self.source.width,
+            self.source.height,
+            BLOCK_LOG2 if fit is None else fit.block_log2,
+            with_adapter=self.settings.effort.adapter is not None,
         )
         self.base = make_base_encoder(self.source, self.settings, self.judging.result, self.generator)
         limit, seconds = self.settings.max_kbps, self.settings.buffer_seconds

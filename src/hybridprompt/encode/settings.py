@@ -45,21 +45,43 @@ class FitSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterSettings:
+    """How to fit an adapter of the generator's weights.
+
+    frames: frames of a GOP that supervise, beside the keyframe; 0 leaves that alone.  steps: of gradient
+    descent on the keyframe, then joint_steps on all of those frames.  rate, joint_rate: of learning, in the
+    adapter's integers.  crops, crop_size: what one step looks at, luma samples.  price: of one unit of
+    magnitude, in the loss, which stands for its bytes.  seed: of all random choices.
+    """
+
+    frames: int = 10
+    steps: int = 150
+    joint_steps: int = 60
+    rate: float = 0.12
+    joint_rate: float = 0.06
+    crops: int = 4
+    crop_size: int = 192
+    price: float = 2e-6
+    seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """How much work an encode spends.
 
-    svt_preset: SVT-AV1's own preset.  sample_frames: frames of a GOP on which prompts are judged.
-    judge_scale: the judge sees pictures scaled by 1/judge_scale.  quantiser_offsets: what the generator may
-    be told, relative to the actual base_q_idx.  key_levels, later_levels: strengths that a block of the
-    keyframe, or of a later anchor, may take, in units of 1 / GATE_UNIT.  joint_anchors: decide all
-    anchors of a GOP at once, in a fixed number of decodes, instead of one by one.  passes: beyond the
-    first, each lets a third of the GOPs be encoded once more for the target.  fit: how strengths
-    are fitted, where torch and the metric weights are at hand; without them, or where it is None, they are
-    searched for.  key_lambda_factors: of the keyframe's Lagrange multiplier; of several, each GOP gets what
-    serves it best.  nal_preset: x264's and x265's own preset.  still_offsets: of the CRF of mode replace's
-    stills, from the usual one; of several, a GOP gets the first that serves it better than the first of all.
-    alternations: how often a GOP of mode replace is encoded anew against what its prompt generates.
-    tries_scales: code fewer samples than the source has where that serves the rate better; see `scale`.
+    svt_preset: SVT-AV1's own preset. sample_frames: frames of a GOP on which prompts are judged. judge_scale:
+    the judge sees pictures scaled by 1/judge_scale. quantiser_offsets: what the generator may be told,
+    relative to the actual base_q_idx. key_levels, later_levels: strengths that a block of the keyframe, or of
+    a later anchor, may take, in units of 1 / GATE_UNIT. joint_anchors: decide all anchors of a GOP at once,
+    in a fixed number of decodes, instead of one by one. passes: beyond the first, each lets a third of the
+    GOPs be encoded once more for the target. fit: how strengths are fitted, where torch and the metric
+    weights are at hand; without them, or where it is None, they are searched for. adapter: how adapters are
+    fitted, where the same is at hand; None is without. key_lambda_factors: of the keyframe's Lagrange
+    multiplier; of several, each GOP gets what serves it best. nal_preset: x264's and x265's own preset.
+    still_offsets: of the CRF of mode replace's stills, from the usual one; of several, a GOP gets the first
+    that serves it better than the first of all. alternations: how often a GOP of mode replace is encoded anew
+    against what its prompt generates. tries_scales: code fewer samples than the source has where that serves
+    the rate better; see `scale`.
     """
 
     svt_preset: int
@@ -75,6 +97,7 @@ class Preset:
     still_offsets: tuple[float, ...] = (0.0,)
     alternations: int = 0
     fit: FitSettings | None = None
+    adapter: AdapterSettings | None = None
     tries_scales: bool = False
 
 
@@ -103,6 +126,7 @@ PRESETS: dict[PresetName, Preset] = {
         key_lambda_factors=(0.5, 1.0, 0.25),
         still_offsets=(0.0, 8.0, -5.0),
         fit=FitSettings(),
+        adapter=AdapterSettings(),
         tries_scales=True,
     ),
     "slow": Preset(
@@ -118,6 +142,7 @@ PRESETS: dict[PresetName, Preset] = {
         still_offsets=(0.0, 8.0, -5.0),
         alternations=3,
         fit=FitSettings(frames=16, steps=200, joint_steps=150, smoothness=0.003),
+        adapter=AdapterSettings(steps=300, joint_steps=150),
         tries_scales=True,
     ),
 }

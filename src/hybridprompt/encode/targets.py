@@ -37,6 +37,8 @@ _LEAP = 0.025
 _USUAL_ANCHORS, _USUAL_ANCHOR_BYTES, _USUAL_BLOCK_BYTES = 3.3, 36, 0.12
 """Of the prompts of a GOP: their number, and the bytes of one without its gate, and of each block of that."""
 
+_USUAL_ADAPTER_BYTES = 450
+
 _FIRST_QUALITY_CRF = 60.0
 _QUALITY_REPEATS = 3
 _QUALITY_NEAR, _QUALITY_TOLERANCE = 0.02, 0.05
@@ -64,14 +66,17 @@ class GopResult:
     still_bytes: int = 0
 
 
-def usual_prompt_bytes(width: int, height: int, block_log2: int = BLOCK_LOG2) -> int:
+def usual_prompt_bytes(
+    width: int, height: int, block_log2: int = BLOCK_LOG2, *, with_adapter: bool = False
+) -> int:
     """Bytes of the prompts of a usual GOP of pictures of this size in luma samples.
 
     block_log2: of their gates; blocks of half the size take twice the bytes in all.
     """
     blocks = -(-width >> BLOCK_LOG2) * -(-height >> BLOCK_LOG2)
     gate_bytes = _USUAL_BLOCK_BYTES * blocks * 2.0 ** (BLOCK_LOG2 - block_log2)
-    return round(_USUAL_ANCHORS * (_USUAL_ANCHOR_BYTES + gate_bytes))
+    adapter_bytes = _USUAL_ADAPTER_BYTES if with_adapter else 0
+    return round(_USUAL_ANCHORS * (_USUAL_ANCHOR_BYTES + gate_bytes)) + adapter_bytes
 
 
 class Target(Protocol):

@@ -16,7 +16,7 @@ from hybridprompt.encode.judge import Judge, MapArray
 from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry
-from hybridprompt.prompt.sections import GateMap, build_prompt
+from hybridprompt.prompt.sections import Adapter, GateMap, build_prompt
 from hybridprompt.prompt.syntax import Prompt
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.scaling import scaled
@@ -45,13 +45,15 @@ class Choice:
 class Trials:
     """Decodes one GOP again and again, each time with other prompts, and measures frames of it.
 
-    Choices are given by the packets that code the anchors.  size: (width, height) of the pictures.
+    Choices are given by the packets that code the anchors.  size: (width, height) of the pictures.  adapter:
+    what the keyframe's prompt brings, if there is one.
     """
 
     def __init__(self, gop: Gop, generator: Generator, judge: Judge) -> None:
         first = gop.source(0)
         self.gop = gop
         self.size = (first.width, first.height)
+        self.adapter: Adapter | None = None
         self._identity = generator.identity
         self._judge = judge
         self._shares = area_shares(*self.size)
@@ -83,8 +85,8 @@ class Trials:
 
     def prompt(self, packet: int, choice: Choice) -> Prompt:
         """The prompt that says this.  Raises BitstreamError for a size that prompts cannot name."""
-        still = self.gop.still if packet == 0 else None
-        return build_prompt(self._identity, *self.size, choice.quantiser, choice.gate, still)
+        still, adapter = (self.gop.still, self.adapter) if packet == 0 else (None, None)
+        return build_prompt(self._identity, *self.size, choice.quantiser, choice.gate, still, adapter)
 
     def _shown(self, choices: Mapping[int, Choice], frames: Collection[int]) -> Iterator[tuple[int, Picture]]:
         prompts = {packet: self.prompt(packet, choice) for packet, choice in choices.items()}

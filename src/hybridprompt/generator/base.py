@@ -35,6 +35,13 @@ class Generator(Protocol):
         new planes of the same shapes.  Raises GeneratorError.
         """
 
+    def adapted(self, values: NDArray[np.int8]) -> Generator:
+        """This generator, of the same identity, with an adapter of its weights.
+
+        values: (count,), what `hybridprompt.generator.adapter` says.  Raises GeneratorError for an adapter of
+        another generator.
+        """
+
 
 def identity_of(weights: bytes) -> bytes:
     """Identity of a weights file."""

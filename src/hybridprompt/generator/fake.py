@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import Planes, strength_plane
 
 
@@ -30,3 +31,9 @@ class FakeGenerator:
         y, u, v = planes
         change = strength_plane(strengths, block_size, y.shape[1], y.shape[0]) * self._offset
         return np.clip(np.rint(y + change), 0, 255).astype(np.uint8), u.copy(), v.copy()
+
+    def adapted(self, values: NDArray[np.int8]) -> FakeGenerator:
+        """Return one whose offset is larger by the one value.  Raises GeneratorError for another number."""
+        if values.shape != (1,):
+            raise GeneratorError(f"an adapter of {values.size} values, expected 1")
+        return FakeGenerator(self._offset + int(values[0]), self._identity)

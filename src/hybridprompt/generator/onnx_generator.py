@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import Plane, Planes, identity_of, strength_plane
+
+if TYPE_CHECKING:
+    from hybridprompt.generator.adapter import AdaptableModel
 
 ALIGNMENT = 8
 """The network wants luma sizes that are multiples of this."""
@@ -18,6 +25,8 @@ RECEPTIVE_MARGIN = 64
 _INPUTS = ("y", "u", "v", "quantiser", "strength")
 _OUTPUTS = ("y_out", "u_out", "v_out")
 _MAX_PIXELS = 8192 * 8192
+_MOST_ADAPTED: Final = 4
+"""Adapted generators that are kept: GOPs that are decoded side by side have one each."""
 
 
 def _pad(plane: Plane, height: int, width: int) -> Plane:
@@ -34,13 +43,29 @@ class OnnxGenerator:
     """A generator read from an ONNX file.
 
     weights: the file's bytes.  threads: of one run; several runs may go on in parallel Python threads.
-    Raises GeneratorError when ONNX Runtime refuses the file or it is not a generator.
+    identity: other than that of the file, for one with an adapter.  lean: give memory back after every run,
+    which takes a little longer from the second run on.  Safe to share between threads.  Raises GeneratorError
+    when ONNX Runtime refuses the file or it is not a generator.
     """
 
-    def __init__(self, weights: bytes, *, name: str = "onnx", threads: int = 1) -> None:
-        self._identity = identity_of(weights)
+    def __init__(
+        self,
+        weights: bytes,
+        *,
+        name: str = "onnx",
+        threads: int = 1,
+        identity: bytes | None = None,
+        lean: bool = False,
+    ) -> None:
+        self.weights = weights
+        self._identity = identity or identity_of(weights)
         self._name = name
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._adaptable: AdaptableModel | None = None
+        self._adapted: OrderedDict[bytes, OnnxGenerator] = OrderedDict()
         options = ort.SessionOptions()
+        options.enable_cpu_mem_arena = not lean
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
@@ -64,6 +89,29 @@ class OnnxGenerator:
     @property
     def name(self) -> str:
         return self._name
+
+    def adapted(self, values: NDArray[np.int8]) -> OnnxGenerator:
+        """See Generator.adapted.  The last few are kept."""
+        key = values.tobytes()
+        with self._lock:
+            found = self._adapted.pop(key, None)
+            if found is None:
+                if self._adaptable is None:
+                    # Reading the file takes a library that a file without adapters spares its player.
+                    from hybridprompt.generator.adapter import AdaptableModel
+
+                    self._adaptable = AdaptableModel(self.weights)
+                found = OnnxGenerator(
+                    self._adaptable.adapted(values),
+                    name=self._name,
+                    threads=self._threads,
+                    identity=self._identity,
+                    lean=True,
+                )
+                while len(self._adapted) >= _MOST_ADAPTED:
+                    self._adapted.popitem(last=False)
+            self._adapted[key] = found
+        return found
 
     def generate(
         self, planes: Planes, *, quantiser: int, strengths: NDArray[np.float32], block_size: int

@@ -1,4 +1,4 @@
-"""What the sections of a prompt mean, version 1: the conditioning quantiser, the gate and the still.
+"""What the sections of a prompt mean, version 1: conditioning quantiser, gate, still and adapter.
 
 docs/bitstream.md has every byte. Types not listed in `SectionType` are skipped.
 """
@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hybridprompt.prompt.adapter_coding import MAX_VALUE, decode_values, encode_values
 from hybridprompt.prompt.gate_coding import decode_indices, encode_indices
 from hybridprompt.prompt.syntax import Prompt, PromptError, PromptFault, Section
 
@@ -21,6 +22,7 @@ MIN_LEVELS = 2
 MAX_LEVELS = 16
 MAX_STRENGTH = 4
 MAX_QUANTISER = 255
+MAX_ADAPTER_VALUES = 16384
 
 
 class SectionType(IntEnum):
@@ -29,6 +31,7 @@ class SectionType(IntEnum):
     QUANTISER = 1
     GATE = 2
     STILL = 3
+    ADAPTER = 4
 
 
 class StillCodec(IntEnum):
@@ -44,6 +47,7 @@ class _GateMode(IntEnum):
     ARITHMETIC = 3
 
 
+_COUNT_BYTES = 2
 _UNIT_FLAG = 0x80
 """In the byte of the mode: a byte with the unit follows."""
 
@@ -143,17 +147,52 @@ class Still:
         return f"Still({self.codec.name}, size_bytes={len(self.data)})"
 
 
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """Changes of the generator's weights, from this picture of the GOP on.
+
+    `values` is (count,) int8 in [-MAX_VALUE, MAX_VALUE], kept as a read-only copy; how many there are and
+    what each does is up to the generator. None at all take back an earlier adapter. Raises `PromptError` for
+    values that the syntax cannot hold.
+    """
+
+    values: NDArray[np.int8]
+
+    def __post_init__(self) -> None:
+        values = np.array(self.values, order="C")
+        if values.dtype != np.int8 or values.ndim != 1 or values.size > MAX_ADAPTER_VALUES:
+            raise _invalid(
+                f"adapter of {values.dtype} {values.shape}, expected int8 (up to {MAX_ADAPTER_VALUES},)"
+            )
+        if values.size and np.abs(values.astype(np.int16)).max() > MAX_VALUE:
+            raise _invalid(f"adapter with values beyond -{MAX_VALUE}..{MAX_VALUE}")
+        values.setflags(write=False)
+        object.__setattr__(self, "values", values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Adapter):
+            return NotImplemented
+        return np.array_equal(self.values, other.values)
+
+    def __hash__(self) -> int:
+        return hash(self.values.tobytes())
+
+    def __repr__(self) -> str:
+        return f"Adapter({self.values.size} values, {np.count_nonzero(self.values)} of them not 0)"
+
+
 @dataclass(frozen=True, slots=True)
 class PromptContent:
     """What a prompt tells the generator.
 
     `quantiser` is on the scale of AV1's base_q_idx, 0..255; None stands for the picture's own, or that of the
-    `still` where there is one.
+    `still` where there is one. Without an `adapter` that of an earlier picture of the GOP stays.
     """
 
     quantiser: int | None
     gate: GateMap
     still: Still | None = None
+    adapter: Adapter | None = None
 
 
 def grid_shape(width: int, height: int, block_log2: int) -> tuple[int, int]:
@@ -168,6 +207,7 @@ def build_prompt(
     quantiser: int | None,
     gate: GateMap | None,
     still: Still | None = None,
+    adapter: Adapter | None = None,
 ) -> Prompt:
     """Return the prompt for one picture; None leaves a section out. Raises `PromptError` for unfit values."""
     sections = []
@@ -180,6 +220,8 @@ def build_prompt(
         sections.append(Section(SectionType.GATE, encode_gate(gate)))
     if still is not None:
         sections.append(Section(SectionType.STILL, encode_still(still)))
+    if adapter is not None:
+        sections.append(Section(SectionType.ADAPTER, encode_adapter(adapter)))
     return Prompt(generator_id, width, height, tuple(sections))
 
 
@@ -192,6 +234,7 @@ def parse_sections(prompt: Prompt) -> PromptContent:
     quantiser = payloads.get(SectionType.QUANTISER)
     gate = payloads.get(SectionType.GATE)
     still = payloads.get(SectionType.STILL)
+    adapter = payloads.get(SectionType.ADAPTER)
     return PromptContent(
         quantiser=None if quantiser is None else decode_quantiser(quantiser),
         gate=(
@@ -200,6 +243,7 @@ def parse_sections(prompt: Prompt) -> PromptContent:
             else decode_gate(gate, prompt.width, prompt.height)
         ),
         still=None if still is None else decode_still(still),
+        adapter=None if adapter is None else decode_adapter(adapter),
     )
 
 
@@ -246,6 +290,25 @@ def decode_still(payload: bytes) -> Still:
     if payload[0] not in set(StillCodec):
         raise _invalid(f"still codec {payload[0]}, expected {StillCodec.AV1} (AV1)")
     return Still(StillCodec(payload[0]), payload[1:])
+
+
+def encode_adapter(adapter: Adapter) -> bytes:
+    """Return the payload of an adapter section."""
+    data = encode_values(adapter.values) if adapter.values.size else b""
+    return adapter.values.size.to_bytes(_COUNT_BYTES, "big") + data
+
+
+def decode_adapter(payload: bytes) -> Adapter:
+    """Return the adapter of a section payload. Raises `PromptError` where it is malformed."""
+    if len(payload) < _COUNT_BYTES:
+        raise _invalid(f"adapter section of {len(payload)} bytes, expected at least {_COUNT_BYTES}")
+    count, data = int.from_bytes(payload[:_COUNT_BYTES], "big"), payload[_COUNT_BYTES:]
+    if count > MAX_ADAPTER_VALUES:
+        raise _invalid(f"adapter of {count} values, expected up to {MAX_ADAPTER_VALUES}")
+    if count == 0:
+        _expect_size(data, 0, "adapter")
+        return Adapter(np.zeros(0, np.int8))
+    return Adapter(decode_values(data, count))
 
 
 def encode_gate(gate: GateMap) -> bytes:
@@ -335,9 +398,9 @@ def _inflate(data: bytes, count: int) -> bytes:
     return indices
 
 
-def _expect_size(data: bytes, size_bytes: int) -> None:
+def _expect_size(data: bytes, size_bytes: int, what: str = "gate") -> None:
     if len(data) != size_bytes:
-        raise _invalid(f"gate data of {len(data)} bytes, expected {size_bytes}")
+        raise _invalid(f"{what} data of {len(data)} bytes, expected {size_bytes}")
 
 
 def _invalid(detail: str) -> PromptError:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -144,41 +143,6 @@ def load_weights(path: Path) -> GeneratorNetwork:
     except (OSError, EOFError, UnpicklingError, LookupError, TypeError, RuntimeError, ValueError) as error:
         raise GeneratorError(f"{path}: not the weights of a generator: {error}") from error
     return network.eval()
-
-
-def read_onnx(path: Path, *, integers: bool = False) -> dict[str, torch.Tensor]:
-    """The network's weights in a file of `export` or `export_float16`, by their names in torch.
-
-    integers: read a file in 8-bit integers too, its weights as they are multiplied out; how its activations
-    are rounded is not in them.  Raises OSError, and ValueError for another file.
-    """
-    try:
-        model = onnx.load_model_from_string(path.read_bytes())
-    except DecodeError as error:
-        raise ValueError(f"not an ONNX file: {error}") from error
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    if integers:
-        stored |= _multiplied_out(stored)
-    found = {
-        name: torch.from_numpy(value.astype(np.float32))
-        for name, value in stored.items()
-        if name.endswith((".weight", ".bias"))
-    }
-    if not found:
-        raise ValueError("holds no weights of a generator in floats")
-    return found
-
-
-def _multiplied_out(stored: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Integer weights and biases times their scales, by the names that they had in float32."""
-    found = {}
-    for name in (n.removesuffix("_quantized") for n in stored if n.endswith("_quantized")):
-        # Every channel has its own scale; zero points of weights are zero.
-        scale_name = f"{name}_quantized_scale" if name.endswith(".bias") else f"{name}_scale"
-        value, scale = stored[f"{name}_quantized"], stored[scale_name]
-        spread = scale.reshape(-1, *[1] * (value.ndim - 1))
-        found[name] = (value.astype(np.float32) * spread).astype(np.float32)
-    return found
 
 
 @torch.no_grad()

@@ -6,29 +6,13 @@ Both refine the same base, so that is the difference of their residuals.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig
+from hybridprompt.generator.torch_weights import Weights, config_of, read_onnx
 from hybridprompt.train.samples import Batch, Planes
-
-Weights = dict[str, torch.Tensor]
-
-
-def _blocks(weights: Mapping[str, torch.Tensor], name: str) -> int:
-    return sum(key.startswith(f"{name}.") and key.endswith(".first.weight") for key in weights)
-
-
-def config_of(weights: Mapping[str, torch.Tensor]) -> NetworkConfig:
-    """Shape of the network that weights belong to.  Raises KeyError where they are not a generator's."""
-    return NetworkConfig(
-        stem_channels=int(weights["stem.weight"].shape[0]),
-        body_channels=int(weights["down.weight"].shape[0]),
-        body_blocks=_blocks(weights, "body"),
-        tail_blocks=_blocks(weights, "tail"),
-    )
 
 
 def _out_norm(weights: Weights, layer: str) -> torch.Tensor:
@@ -120,8 +104,6 @@ def read_weights(path: Path, device: torch.device, *, integers: bool = False) ->
     Python's own.
     """
     if path.suffix == ".onnx":
-        from hybridprompt.train.export import read_onnx
-
         return read_onnx(path, integers=integers)
     state = torch.load(path, map_location=device, weights_only=True)
     weights: Weights = state["network"]

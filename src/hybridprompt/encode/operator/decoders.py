@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hybridprompt.decode.injection import GopDecoding, GopPicture, decode_gop
 from hybridprompt.decode.warnings import DecodeWarning
-from hybridprompt.errors import CodecError, ConfigError
+from hybridprompt.errors import CodecError, ConfigError, GeneratorError
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.registry import GeneratorRegistry
 from hybridprompt.prompt.sections import GateMap, build_prompt
@@ -128,6 +128,9 @@ class _StandIn:
     ) -> Planes:
         self.was_called = True
         return self._injection(planes)
+
+    def adapted(self, values: NDArray[np.int8]) -> _StandIn:
+        raise GeneratorError("what is injected has no weights to adapt")
 
 
 def _raise_misfit(warning: DecodeWarning) -> None:

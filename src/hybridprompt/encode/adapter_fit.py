@@ -1,0 +1,283 @@
+"""Fits an adapter by gradient descent: what a prompt changes in the generator's weights.
+
+The network is the generator's own, in torch and in floats.  The adapter's integers are rounded in every step,
+with gradients as if they were not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+from torch.func import functional_call
+
+from hybridprompt.encode.fit_loss import fit_loss
+from hybridprompt.encode.operator.frame_map import FrameMap
+from hybridprompt.encode.recent import LastTwo
+from hybridprompt.encode.settings import AdapterSettings
+from hybridprompt.evaluate.perceptual import quick_dtype
+from hybridprompt.generator.adapter import GAIN_STEPS_PER_OCTAVE, OFFSET_STEP
+from hybridprompt.generator.base import Planes
+from hybridprompt.generator.network import ALIGNMENT, GeneratorNetwork
+from hybridprompt.prompt.adapter_coding import MAX_VALUE
+
+_LAST_RATE_SHARE: Final = 0.05
+_MARGIN: Final = 32
+"""Luma samples around the place where most of a later frame's crop comes from."""
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Luma (N, 1, H, W) and chroma (N, 2, H/2, W/2) in [0, 1], or changes of them."""
+
+Place = tuple[slice, slice]
+"""Rows and columns of luma, even."""
+
+Values = NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class LaterFrame:
+    """A frame that the keyframe reaches.
+
+    decoded: what it is with the keyframe generated everywhere by the adapter where descent begins.  source:
+    what it should be.  frame_map: what arrives of a change at the keyframe.
+    """
+
+    decoded: Planes
+    source: Planes
+    frame_map: FrameMap
+
+
+@dataclass
+class AdapterFitter:
+    """Fits adapters of one generator.  network: it, not learning; the device is the one to compute on."""
+
+    network: GeneratorNetwork
+    settings: AdapterSettings
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        self.network = self.network.to(self.device)
+        self._fitted: LastTwo[bytes, Values] = LastTwo()
+        self._layers = {n: m for n, m in self.network.named_modules() if isinstance(m, nn.Conv2d)}
+        self._usual = {n: float(m.weight.square().mean().sqrt()) for n, m in self._layers.items()}
+
+    def fit(self, base: Planes, source: Planes, quantiser: int) -> Values:
+        """Return the adapter, as `generator.adapter` says, that makes the keyframe most like its source.
+
+        base, source: planes of even sizes, at least 16 each way.  quantiser: what the generator is told.
+        Deterministic for a seed.  The last two are remembered: what is coded anew against a generated still
+        asks for the same again.
+        """
+        digest = hashlib.blake2b(f"{quantiser} {base[0].shape}".encode(), digest_size=16)
+        for plane in (*base, *source):
+            digest.update(np.ascontiguousarray(plane).data)
+
+        def fitted() -> Values:
+            channels = sum(len(layer.weight) for layer in self._layers.values())
+            descent = _Descent(self, np.zeros(2 * channels, np.int8), base, source, quantiser, ())
+            return descent.run(self.settings.steps, self.settings.rate)
+
+        return self._fitted.get(digest.digest(), fitted)
+
+    def refine(
+        self, values: Values, base: Planes, source: Planes, quantiser: int, later: Sequence[LaterFrame]
+    ) -> Values:
+        """Return an adapter near ``values`` that serves later frames too.
+
+        They are predicted by the decode operator,
+
+            F_t(new) = F_t(values) + A_t (G(new) - G(values)),
+
+        where F_t(values) is a real decode: what the operator cannot explain of that is no part of the
+        gradient.  Otherwise as `fit`.
+        """
+        descent = _Descent(self, values, base, source, quantiser, later)
+        return descent.run(self.settings.joint_steps, self.settings.joint_rate)
+
+    def split(self, values: Values) -> list[torch.Tensor]:
+        """Gains and offsets of every layer, (2, channels) float32."""
+        parts, at = [], 0
+        for layer in self._layers.values():
+            count = 2 * len(layer.weight)
+            part = torch.from_numpy(values[at : at + count].astype(np.float32)).to(self.device)
+            parts.append(part.reshape(2, -1))
+            at += count
+        return parts
+
+    def generate(self, coded: Pair, quantiser: int, values: Sequence[torch.Tensor]) -> Pair:
+        """Generate at strength 1 with adapters as `split` gives them; sizes are multiples of ALIGNMENT."""
+        told = torch.full((len(coded[0]), 1, 1, 1), quantiser / 255, device=self.device)
+        changed = {}
+        for (name, layer), (gains, offsets) in zip(self._layers.items(), values, strict=True):
+            assert layer.bias is not None
+            scale = torch.exp2(gains / GAIN_STEPS_PER_OCTAVE)
+            changed[f"{name}.weight"] = layer.weight * scale[:, None, None, None]
+            changed[f"{name}.bias"] = layer.bias + OFFSET_STEP * self._usual[name] * offsets
+        with torch.autocast(self.device.type, quick_dtype(self.device)):
+            y, uv = functional_call(self.network, changed, (*coded, told))
+        return y.float(), uv.float()
+
+
+def arriving(change: Pair, frame_map: FrameMap, place: Place, region: Place) -> Pair:
+    """What a change of a region of the keyframe becomes in a crop of a later frame; none from outside of it.
+
+    change: luma (1, H, W) and chroma (2, H/2, W/2) of the region.  place: of the crop.  Returns a batch of
+    one.  This is DecodeOperator, without its gains per band.
+    """
+    displacement = torch.from_numpy(frame_map.displacement[:, *place].astype(np.float32))
+    displacement = displacement.to(change[0].device)
+    first = [float(part.start - whole.start) for part, whole in zip(place, region, strict=True)]
+    found = []
+    for plane, gain, moved, scale in (
+        (change[0], frame_map.gain_y[place], displacement, 1),
+        (change[1], frame_map.gain_uv[_half(place)], F.avg_pool2d(displacement[None], 2)[0] / 2, 2),
+    ):
+        height, width = plane.shape[-2:]
+        rows, columns = (torch.arange(side, device=plane.device) for side in moved.shape[1:])
+        x, y = columns + first[1] / scale + moved[0], rows[:, None] + first[0] / scale + moved[1]
+        grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
+        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        sampled = F.grid_sample(plane[None], grid[None], "bicubic", "border", align_corners=False)
+        arrived = torch.from_numpy(gain.astype(np.float32)).to(plane.device)
+        found.append(sampled * arrived * inside)
+    return found[0], found[1]
+
+
+class _Descent:
+    """One run of gradient descent.  See AdapterFitter."""
+
+    def __init__(
+        self,
+        fitter: AdapterFitter,
+        start: Values,
+        base: Planes,
+        source: Planes,
+        quantiser: int,
+        later: Sequence[LaterFrame],
+    ) -> None:
+        self._fitter = fitter
+        self._start = fitter.split(start)
+        self._base, self._source = base, source
+        self._quantiser = quantiser
+        self._later = later
+        self._rng = torch.Generator().manual_seed(fitter.settings.seed)
+        height, width = base[0].shape
+        side = fitter.settings.crop_size
+        # No smaller picture than its crop, and no crop beyond the picture.
+        self._crop = tuple(min(side, whole) // ALIGNMENT * ALIGNMENT for whole in (height, width))
+        margin = _MARGIN if later else 0
+        self._region = tuple(
+            min(crop + 2 * margin, whole // ALIGNMENT * ALIGNMENT)
+            for crop, whole in zip(self._crop, (height, width), strict=True)
+        )
+
+    def run(self, steps: int, rate: float) -> Values:
+        settings = self._fitter.settings
+        loss = fit_loss(self._fitter.device, settings.seed)
+        values = [value.clone().requires_grad_() for value in self._start]
+        optimizer = torch.optim.Adam(values, rate)
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+                group["lr"] = rate * (_LAST_RATE_SHARE + (1 - _LAST_RATE_SHARE) * cosine)
+            integers = [_rounded(value) for value in values]
+            total = loss(*self._batch(integers), step).total
+            total = total + settings.price * sum(value.abs().sum() for value in integers)
+            optimizer.zero_grad()
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        fitted = torch.cat([_rounded(value).detach().flatten() for value in values])
+        return fitted.cpu().numpy().astype(np.int8)
+
+    def _batch(self, values: Sequence[torch.Tensor]) -> tuple[Pair, Pair]:
+        """Crops as predicted, and of the sources, of the keyframe and later frames in equal shares."""
+        frames = [self._random(1 + len(self._later)) for _ in range(self._fitter.settings.crops)]
+        places = [self._place() for _ in frames]
+        regions = [self._region_of(frame, place) for frame, place in zip(frames, places, strict=True)]
+        coded = _joined([self._cut(self._base, region) for region in regions])
+        made = self._fitter.generate(coded, self._quantiser, values)
+        before = made
+        if any(frames):
+            with torch.no_grad():
+                before = self._fitter.generate(coded, self._quantiser, self._start)
+        predicted, wanted = [], []
+        for index, (frame, place, region) in enumerate(zip(frames, places, regions, strict=True)):
+            if frame == 0:
+                inner = _relative(place, region)
+                predicted.append(
+                    (made[0][index : index + 1, :, *inner], made[1][index : index + 1, :, *_half(inner)])
+                )
+                wanted.append(self._cut(self._source, place))
+                continue
+            later = self._later[frame - 1]
+            change = made[0][index] - before[0][index], made[1][index] - before[1][index]
+            decoded = self._cut(later.decoded, place)
+            arrived = arriving(change, later.frame_map, place, region)
+            predicted.append((decoded[0] + arrived[0], decoded[1] + arrived[1]))
+            wanted.append(self._cut(later.source, place))
+        luma, chroma = _joined(predicted)
+        return (luma.clamp(0, 1), chroma.clamp(0, 1)), _joined(wanted)
+
+    def _place(self) -> Place:
+        """A crop on the network's grid: it sees the whole picture at one phase of that."""
+        rows, columns = (
+            ALIGNMENT * self._random((whole - crop) // ALIGNMENT + 1)
+            for whole, crop in zip(self._base[0].shape, self._crop, strict=True)
+        )
+        return slice(rows, rows + self._crop[0]), slice(columns, columns + self._crop[1])
+
+    def _region_of(self, frame: int, place: Place) -> Place:
+        """The part of the keyframe that a crop of a frame is made from."""
+        moved = [0.0, 0.0]
+        if frame:
+            displacement = self._later[frame - 1].frame_map.displacement[:, *place]
+            # x comes first there.
+            moved = np.median(displacement.reshape(2, -1), 1)[::-1].tolist()
+        found = []
+        for part, shift, side, whole in zip(place, moved, self._region, self._base[0].shape, strict=True):
+            middle = (part.start + part.stop) / 2 + shift
+            first = round((middle - side / 2) / ALIGNMENT) * ALIGNMENT
+            first = min(max(first, 0), (whole - side) // ALIGNMENT * ALIGNMENT)
+            found.append(slice(first, first + side))
+        return found[0], found[1]
+
+    def _cut(self, planes: Planes, place: Place) -> Pair:
+        half = _half(place)
+        y, u, v = (
+            torch.from_numpy(plane[part].astype(np.float32)).to(self._fitter.device) / 255
+            for plane, part in zip(planes, (place, half, half), strict=True)
+        )
+        return y[None, None], torch.stack([u, v])[None]
+
+    def _random(self, high: int) -> int:
+        return int(torch.randint(high, (1,), generator=self._rng))
+
+
+def _rounded(value: torch.Tensor) -> torch.Tensor:
+    """Integers, with gradients as if they were not rounded."""
+    return value + (value.round().clamp(-MAX_VALUE, MAX_VALUE) - value).detach()
+
+
+def _joined(pairs: Sequence[Pair]) -> Pair:
+    return torch.cat([luma for luma, _ in pairs]), torch.cat([chroma for _, chroma in pairs])
+
+
+def _half(place: Place) -> Place:
+    rows, columns = (slice(part.start // 2, part.stop // 2) for part in place)
+    return rows, columns
+
+
+def _relative(place: Place, region: Place) -> Place:
+    rows, columns = (
+        slice(part.start - whole.start, part.stop - whole.start)
+        for part, whole in zip(place, region, strict=True)
+    )
+    return rows, columns

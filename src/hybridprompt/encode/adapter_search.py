@@ -1,0 +1,77 @@
+"""Decides whether the prompts of a GOP adapt the generator, by real decodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hybridprompt.encode.adapter_fit import AdapterFitter, LaterFrame
+from hybridprompt.encode.base import at_equal_bytes
+from hybridprompt.encode.blocks import gate_map
+from hybridprompt.encode.fit import affordable_frames
+from hybridprompt.encode.gop import Candidate
+from hybridprompt.encode.operator.probe import ProbeSettings, probe
+from hybridprompt.encode.settings import GATE_UNIT
+from hybridprompt.encode.trials import Choice, Maps, Trials
+from hybridprompt.evaluate.sampling import sample_frames
+from hybridprompt.prompt.sections import Adapter, encode_adapter
+
+
+@dataclass(frozen=True)
+class AdapterSearch:
+    """Fits an adapter to the keyframe, then to frames of the whole GOP; what really measured best is kept.
+
+    The planes of the pictures must have even sizes.  worth: of bytes, see base.WORTH_OF_BYTES.
+    """
+
+    fitter: AdapterFitter
+    worth: float
+
+    def supervising_frames(self, gop_frames: int) -> list[int]:
+        """Frames of a GOP whose source a fit may ask for."""
+        return sorted({0, *sample_frames(gop_frames, self.fitter.settings.frames)})
+
+    def search(self, trials: Trials, keyframe: Candidate, base: Maps) -> Adapter | None:
+        """Return the best adapter, None where the generator serves as well without one.
+
+        They are compared with the keyframe generated everywhere at strength 1, on the frames of ``base``.
+        Leaves the trials without one.  Raises as Trials.measure does.
+        """
+        everywhere = {keyframe.packet: self._everywhere(keyframe, next(iter(base.values())).shape)}
+        size_bytes = sum(len(packet.data) for packet in trials.gop.packets)
+
+        def cost(adapter: Adapter | None) -> float:
+            trials.adapter = adapter
+            distance = trials.mean(trials.measure(everywhere, base))
+            prompt_bytes = 0 if adapter is None else len(encode_adapter(adapter))
+            return at_equal_bytes(distance, size_bytes + prompt_bytes, self.worth)
+
+        frames = affordable_frames(self.supervising_frames(trials.gop.frame_count), [0], trials.size)
+        (planes,) = trials.planes({}, [keyframe.frame]).values()
+        source = trials.gop.source(keyframe.frame).planes
+        values = self.fitter.fit(planes, source, keyframe.base_q_idx)
+        costs = [(cost(None), None), (cost(Adapter(values)), Adapter(values))]
+        if len(frames) > 1 and self.fitter.settings.joint_steps:
+            later = self._later(trials, keyframe, everywhere, frames[1:])
+            values = self.fitter.refine(values, planes, source, keyframe.base_q_idx, later)
+            del later
+            costs.append((cost(Adapter(values)), Adapter(values)))
+        trials.adapter = None
+        return min(costs, key=lambda pair: pair[0])[1]
+
+    @staticmethod
+    def _everywhere(keyframe: Candidate, shape: tuple[int, ...]) -> Choice:
+        return Choice(keyframe.base_q_idx, gate_map(np.full(shape, GATE_UNIT, np.uint8)))
+
+    @staticmethod
+    def _later(
+        trials: Trials, keyframe: Candidate, everywhere: dict[int, Choice], frames: list[int]
+    ) -> list[LaterFrame]:
+        """Measure later frames, with the adapter that the trials have."""
+        decoded = trials.planes(everywhere, frames)
+        decoder = trials.gop.anchor_decoder(trials.size)
+        return [
+            LaterFrame(decoded[found.frame], trials.gop.source(found.frame).planes, found)
+            for found in probe(decoder, keyframe.packet, frames, ProbeSettings(bands=0))
+        ]

@@ -1,0 +1,160 @@
+"""Adapters of the generator's weights: what they compute, in floats and in 8-bit integers."""
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from hybridprompt.errors import GeneratorError  # noqa: E402
+from hybridprompt.generator.adapter import AdaptableModel  # noqa: E402
+from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig  # noqa: E402
+from hybridprompt.generator.onnx_generator import OnnxGenerator  # noqa: E402
+from hybridprompt.generator.registry import GENERATOR_SIZES  # noqa: E402
+from hybridprompt.generator.torch_weights import network_of  # noqa: E402
+from hybridprompt.train.export import export, export_float16  # noqa: E402
+
+WEIGHTS = resources.files("hybridprompt.generator") / "weights"
+CONFIG = NetworkConfig(stem_channels=8, body_channels=16)
+WIDTH, HEIGHT = 160, 96
+
+
+def shipped(size: str) -> bytes:
+    return (WEIGHTS / f"{GENERATOR_SIZES[size]}.onnx").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def float_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network in floats whose output depends on all of it."""
+    folder = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(0)
+    network = GeneratorNetwork(CONFIG)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("weight"):
+                parameter.normal_(0, 0.7 / parameter[0].numel() ** 0.5)
+            else:
+                parameter.normal_(0, 0.05)
+    torch.save({"network": network.state_dict(), "config": CONFIG.as_dict(), "step": 0}, folder / "ema.pt")
+    export(folder / "ema.pt", folder / "float32.onnx")
+    export_float16(folder / "ema.pt", folder / "float16.onnx")
+    return folder / "float32.onnx"
+
+
+def scene(seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(30, 220, (HEIGHT // 8, WIDTH // 8)).repeat(8, 0).repeat(8, 1)
+    y = np.clip(coarse + rng.normal(0, 6, coarse.shape), 0, 255).astype(np.uint8)
+    u = np.full((HEIGHT // 2, WIDTH // 2), 110, np.uint8)
+    return y, u, u + 30
+
+
+def an_adapter(weights: bytes, seed: int = 0, spread: float = 1.0) -> np.ndarray:
+    count = 2 * sum(AdaptableModel(weights).layer_channels)
+    return np.clip(np.rint(np.random.default_rng(seed).normal(0, spread, count)), -15, 15).astype(np.int8)
+
+
+def generated(generator: OnnxGenerator, strength: float = 1.0) -> np.ndarray:
+    gate = np.full((2, 3), strength, np.float32)
+    planes = generator.generate(scene(), quantiser=150, strengths=gate, block_size=64)
+    return np.concatenate([plane.ravel() for plane in planes]).astype(float)
+
+
+def expected(weights: bytes, values: np.ndarray) -> np.ndarray:
+    """The torch network with weights that are changed one by one, as docs/bitstream.md says it."""
+    network, at = network_of(weights), 0
+    for layer in (m for m in network.modules() if isinstance(m, torch.nn.Conv2d)):
+        usual = float(layer.weight.square().mean().sqrt())
+        channels = len(layer.weight)
+        for channel in range(channels):
+            gain, offset = int(values[at + channel]), int(values[at + channels + channel])
+            layer.weight[channel] *= 2 ** (gain / 6)
+            layer.bias[channel] += offset / 20 * usual
+        at += 2 * channels
+    assert at == len(values)
+    y, u, v = (torch.from_numpy(plane.astype(np.float32)) / 255 for plane in scene())
+    with torch.no_grad():
+        made = network(y[None, None], torch.stack([u, v])[None], torch.full((1, 1, 1, 1), 150 / 255))
+    levels = [(plane * 255).round().clamp(0, 255).numpy() for plane in (made[0][0, 0], *made[1][0])]
+    return np.concatenate([plane.ravel() for plane in levels]).astype(float)
+
+
+def test_floats_compute_what_torch_does(float_file: Path) -> None:
+    weights = float_file.read_bytes()
+    values = an_adapter(weights, spread=2.0)
+    plain = OnnxGenerator(weights)
+    found = generated(plain.adapted(values))
+    assert np.abs(found - expected(weights, values)).max() <= 1
+    assert np.abs(found - generated(plain)).mean() > 3
+
+
+def test_half_floats_are_adapted_too(float_file: Path) -> None:
+    values = an_adapter(float_file.read_bytes(), spread=2.0)
+    halves = OnnxGenerator(float_file.with_name("float16.onnx").read_bytes()).adapted(values)
+    assert np.abs(generated(halves) - expected(float_file.read_bytes(), values)).max() <= 2
+
+
+@pytest.mark.parametrize("size", GENERATOR_SIZES)
+def test_integers_compute_nearly_what_torch_does(size: str) -> None:
+    weights = shipped(size)
+    values = an_adapter(weights)
+    plain = OnnxGenerator(weights)
+    found, wanted = generated(plain.adapted(values)), expected(weights, values)
+    change = np.abs(wanted - expected(weights, np.zeros_like(values)))
+    assert np.abs(found - wanted).mean() < 0.25 * change.mean()
+    assert change.mean() > 0.5
+
+
+@pytest.mark.parametrize("size", GENERATOR_SIZES)
+def test_an_adapter_of_zeros_changes_nothing(size: str) -> None:
+    plain = OnnxGenerator(shipped(size))
+    nothing = np.zeros_like(an_adapter(plain.weights))
+    assert np.array_equal(generated(plain.adapted(nothing)), generated(plain))
+
+
+def test_adapters_are_applied_alike_everywhere() -> None:
+    """A golden sum: what an adapter makes of the shipped integers must not change."""
+    weights = (WEIGHTS / "generator_s2.onnx").read_bytes()
+    adapted = onnx.load_model_from_string(AdaptableModel(weights).adapted(an_adapter(weights, spread=3.0)))
+    digest = hashlib.sha256()
+    for tensor in sorted(adapted.graph.initializer, key=lambda tensor: tensor.name):
+        digest.update(tensor.name.encode() + onnx.numpy_helper.to_array(tensor).tobytes())
+    assert digest.hexdigest()[:16] == "2be5b17c609a6c25"
+
+
+def test_adapted_ones_keep_their_identity_and_the_gate() -> None:
+    plain = OnnxGenerator(shipped("small"), name="small")
+    adapted = plain.adapted(an_adapter(plain.weights))
+    assert (adapted.identity, adapted.name) == (plain.identity, "small")
+    assert np.array_equal(generated(adapted, 0.0), np.concatenate([p.ravel() for p in scene()]))
+    assert not np.array_equal(generated(adapted), generated(plain))
+
+
+def test_the_last_few_are_kept() -> None:
+    plain = OnnxGenerator(shipped("small"))
+    adapters = [an_adapter(plain.weights, seed) for seed in range(6)]
+    first = plain.adapted(adapters[0])
+    assert plain.adapted(adapters[0].copy()) is first
+    for values in adapters[1:]:
+        plain.adapted(values)
+    assert plain.adapted(adapters[-1]) is plain.adapted(adapters[-1])
+    assert plain.adapted(adapters[0]) is not first
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_another_generators_adapter_is_refused(change: int) -> None:
+    plain = OnnxGenerator(shipped("small"))
+    count = len(an_adapter(plain.weights)) + change
+    with pytest.raises(GeneratorError, match=f"adapter of {count} values, expected {count - change}"):
+        plain.adapted(np.zeros(count, np.int8))
+
+
+def test_other_files_are_a_generator_error() -> None:
+    with pytest.raises(GeneratorError, match="not an ONNX file"):
+        AdaptableModel(b"\xff" * 40)
+    with pytest.raises(GeneratorError, match="not the weights"):
+        network_of(b"")
