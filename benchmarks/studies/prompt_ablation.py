@@ -171,7 +171,8 @@ class Study:
         supervising = {
             f + d
             for preset in _FITTED
-            for f in sample_frames(len(self.pictures), _fit_of(preset).frames)
+            for frames in _supervised(preset)
+            for f in sample_frames(len(self.pictures), frames)
             for d in range(-_SUPERVISED_TOO_CLOSE, _SUPERVISED_TOO_CLOSE + 1)
         }
         free = [f for f in range(1, len(self.pictures)) if f not in supervising]
@@ -278,7 +279,7 @@ class Study:
         if "fast" in names:
             yield self.prompted("fast", generator, "fast")
         if "own" in names:
-            alone = adapter
+            alone = adapter and replace(adapter, frames=0)
             yield self.prompted("own", generator, "medium", fit=replace(fit, frames=0), adapter=alone)
         if "keyframe" in names:
             yield self.prompted("keyframe", generator, "medium", fit=fit, interval=None)
@@ -314,6 +315,12 @@ def _fit_of(preset: PresetName) -> FitSettings:
     fit = PRESETS[preset].fit
     assert fit is not None
     return fit
+
+
+def _supervised(preset: PresetName) -> tuple[int, int]:
+    """Frames of a GOP that a preset's fits look at."""
+    adapter = PRESETS[preset].adapter
+    return _fit_of(preset).frames, 0 if adapter is None else adapter.frames
 
 
 def percent(value: float, base: float) -> str:

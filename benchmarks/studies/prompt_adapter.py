@@ -1,16 +1,18 @@
-"""Low-rank updates of the generator's weights in the prompt, against the same bytes spent otherwise.
+"""Updates of the generator's weights in the prompt, against the same bytes spent otherwise.
 
     python benchmarks/studies/prompt_adapter.py [CLIP ...] [--generator FILE.onnx] [--steps 150] [--crf 56]
 
 A keyframe from the second half of each clip is coded with SVT-AV1 and generated everywhere at strength 1:
-  gains        with a gain and an offset for every output channel of every convolution
+  gains        with a gain and an offset for every output channel of every convolution: the adapter of prompts
   rank 1 (1/4) with updates of rank 1 of the convolutions at a quarter of the resolution
   rank 1       with updates of rank 1 of all convolutions
   gate         as it is, each block of 32 with the strength from 0 to 2 that brings it nearest in LPIPS-Alex
 The updates are fitted to the picture by gradient descent (rounded from the start, straight through), with
-the sum of their magnitudes as the price of their bits, and coded with integer tables and constriction's range
-coder; what is read back is what is used.  Changes are against a finer keyframe of as many bytes, generated at
-strength 1: interpolated over the logarithm of bytes between keyframes of several CRFs.
+the sum of their magnitudes as the price of their bits.  Those of rank 1 are coded with integer tables and
+constriction's range coder.  The generator computes in floats.  Changes are against a finer keyframe of as
+many bytes, generated at strength 1: interpolated over the logarithm of bytes between keyframes of several
+CRFs.  With --differences: what coding gains as differences from those of the keyframe 4 seconds before would
+save.
 """
 
 from __future__ import annotations
@@ -39,13 +41,15 @@ from common import find_clips
 from figures import FIGURES, save_csv, source_picture
 
 import hybridprompt
+from hybridprompt.encode.adapter_fit import AdapterFitter, Pair
+from hybridprompt.encode.fit_loss import fit_loss
 from hybridprompt.encode.judge import LpipsJudge
-from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT
-from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
+from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT, AdapterSettings
 from hybridprompt.evaluate.perceptual import quick_dtype
 from hybridprompt.generator.network import ALIGNMENT, GeneratorNetwork
 from hybridprompt.generator.registry import DEFAULT_GENERATOR
-from hybridprompt.generator.torch_weights import config_of, read_onnx
+from hybridprompt.generator.torch_weights import network_of
+from hybridprompt.prompt.adapter_coding import MAX_VALUE, encode_values
 from hybridprompt.prompt.gate_coding import encode_indices
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
@@ -55,17 +59,13 @@ CRFS = (40.0, 46.0, 52.0, 56.0, 60.0, 64.0)
 METRICS = ("LPIPS-Alex", "LPIPS-VGG", "DISTS")
 KINDS = ("gains", "rank 1 (1/4)", "rank 1")
 BLOCK = 32
-CROP, CROPS = 192, 4
+SECONDS = 4.0
 STEP = 0.25
 """Of the quantiser: an update of 1 is as large as a weight of its layer usually is."""
 
 TOP = 15
 TABLES = 16
-PRICE = 2e-6
-"""Of one unit of magnitude, in the loss."""
-
 Values = list[NDArray[np.int32]]
-Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def tables() -> list[NDArray[np.float32]]:
@@ -103,8 +103,8 @@ def read(data: bytes, sizes: list[int]) -> Values:
     ]
 
 
-class Adapter(nn.Module):
-    """Updates of a network's convolutions."""
+class LowRank(nn.Module):
+    """Updates of rank 1 of a network's convolutions, rounded to integers."""
 
     def __init__(self, network: GeneratorNetwork, kind: str, seed: int) -> None:
         super().__init__()
@@ -113,14 +113,12 @@ class Adapter(nn.Module):
         layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
         if kind == "rank 1 (1/4)":
             layers = {n: m for n, m in layers.items() if n.split(".")[0] in ("stem", "tail", "head")}
-        self.kind, self.layers = kind, layers
+        self.layers = layers
         self.values = nn.ParameterList()
         for layer in layers.values():
-            weight = layer.weight
-            self.values.append(torch.zeros(len(weight)))
+            self.values.append(torch.zeros(len(layer.weight)))
             # A product of two zeros would never learn.
-            second = torch.zeros(len(weight)) if kind == "gains" else torch.randn(weight[0].numel())
-            self.values.append(second)
+            self.values.append(torch.randn(layer.weight[0].numel()))
 
     def rounded(self) -> list[torch.Tensor]:
         """Integers, with gradients as if they were not rounded."""
@@ -130,65 +128,56 @@ class Adapter(nn.Module):
             found.append(scaled + (scaled.round().clamp(-TOP, TOP) - scaled).detach())
         return found
 
-    def weights(self, values: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Weights and biases of the adapted network."""
+    def generate(self, coded: Pair, told: torch.Tensor, values: list[torch.Tensor]) -> Pair:
+        """Generate with updates of the weights."""
         adapted = {}
         for index, (name, layer) in enumerate(self.layers.items()):
             first, second = (STEP * value for value in values[2 * index : 2 * index + 2])
             usual = layer.weight.detach().square().mean().sqrt()
-            if self.kind == "gains":
-                assert layer.bias is not None
-                adapted[f"{name}.weight"] = layer.weight * (1 + 0.5 * first)[:, None, None, None]
-                adapted[f"{name}.bias"] = layer.bias + 0.2 * usual * second
-            else:
-                update = (first[:, None] * second[None]).view_as(layer.weight)
-                adapted[f"{name}.weight"] = layer.weight + usual * update
-        return adapted
-
-    def generate(self, coded: Pair, told: torch.Tensor, values: list[torch.Tensor]) -> Pair:
-        planes: Pair = functional_call(self.network, self.weights(values), (*coded, told))
+            adapted[f"{name}.weight"] = layer.weight + usual * (first[:, None] * second[None]).view_as(
+                layer.weight
+            )
+        planes: Pair = functional_call(self.network, adapted, (*coded, told))
         return planes
 
 
-def fit(
-    adapter: Adapter, coded: Pair, source: Pair, told: torch.Tensor, steps: int, loss: GeneratorLoss
-) -> Values:
-    """Fit the updates to one picture; returns integers."""
-    rng = torch.Generator().manual_seed(1)
-    loss.rng = torch.Generator().manual_seed(1)
-    optimiser = torch.optim.Adam(adapter.values.parameters(), lr=0.03)
+def fit(updates: LowRank, coded: Pair, source: Pair, told: torch.Tensor, settings: AdapterSettings) -> Values:
+    """Fit the updates to one picture as AdapterFitter does its own; returns integers."""
+    rng = torch.Generator().manual_seed(settings.seed)
+    loss = fit_loss(torch.device("cpu"), settings.seed)
+    rate, crop = settings.rate * STEP, settings.crop_size
+    optimiser = torch.optim.Adam(updates.values.parameters(), lr=rate)
     height, width = coded[0].shape[2:]
-    for step in range(steps):
+    for step in range(settings.steps):
         for group in optimiser.param_groups:
-            group["lr"] = 0.03 * (0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * step / steps)))
+            group["lr"] = rate * (0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * step / settings.steps)))
         places = [
             # The network sees the whole picture at one phase of its grid.
             [
-                ALIGNMENT * int(torch.randint((size - CROP) // ALIGNMENT + 1, (1,), generator=rng))
+                ALIGNMENT * int(torch.randint((size - crop) // ALIGNMENT + 1, (1,), generator=rng))
                 for size in (height, width)
             ]
-            for _ in range(CROPS)
+            for _ in range(settings.crops)
         ]
 
         def crops(planes: Pair, places: list[list[int]] = places) -> Pair:
-            luma = [planes[0][:, :, y : y + CROP, x : x + CROP] for y, x in places]
-            half = CROP // 2
+            luma = [planes[0][:, :, y : y + crop, x : x + crop] for y, x in places]
+            half = crop // 2
             chroma = [planes[1][:, :, y // 2 : y // 2 + half, x // 2 : x // 2 + half] for y, x in places]
             return torch.cat(luma), torch.cat(chroma)
 
-        values = adapter.rounded()
+        values = updates.rounded()
         with torch.autocast("cpu", quick_dtype(torch.device("cpu"))):
-            made = adapter.generate(crops(coded), told.expand(CROPS, 1, 1, 1), values)
+            made = updates.generate(crops(coded), told.expand(settings.crops, 1, 1, 1), values)
         total = loss((made[0].float(), made[1].float()), crops(source), step).total
-        total = total + PRICE * sum(value.abs().sum() for value in values)
+        total = total + settings.price * sum(value.abs().sum() for value in values)
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
-    integers = [value.detach().round().numpy().astype(np.int32) for value in adapter.rounded()]
-    if adapter.kind != "gains":
-        # The second factor of an update that is nothing.
-        for first, second in zip(integers[::2], integers[1::2], strict=True):
-            second *= bool(first.any())
+    integers = [value.detach().round().numpy().astype(np.int32) for value in updates.rounded()]
+    # The second factor of an update that is nothing.
+    for first, second in zip(integers[::2], integers[1::2], strict=True):
+        second *= bool(first.any())
     return integers
 
 
@@ -223,14 +212,10 @@ def gated(network: GeneratorNetwork, coded: Pair, told: torch.Tensor, picture: P
 
 
 def study(
-    picture: Picture,
-    network: GeneratorNetwork,
-    args: argparse.Namespace,
-    tools: tuple[Measure, GeneratorLoss],
+    picture: Picture, network: GeneratorNetwork, args: argparse.Namespace, measure: Measure
 ) -> tuple[list[Point], list[Point]]:
     """Keyframes of several CRFs generated at strength 1, and one with each kind of prompt."""
-    measure, loss = tools
-    source = picture.planes
+    source, settings = picture.planes, AdapterSettings(steps=args.steps)
     plain, prompted = [], []
     for crf in sorted({*CRFS, args.crf}):
         size, base_q_idx, planes = keyframe(picture, crf)
@@ -244,32 +229,52 @@ def study(
         prompted.append(Point("gate", size + gate_bytes, measure(levels(made, planes), source)))
         for kind in KINDS:
             started = time.monotonic()
-            adapter = Adapter(network, kind, seed=1)
-            values = fit(adapter, coded, padded_planes(source), told, args.steps, loss)
-            data = code(values)
-            read_back = read(data, [len(part) for part in values])
-            assert all(np.array_equal(a, b) for a, b in zip(read_back, values, strict=True))
-            with torch.inference_mode():
-                made = adapter.generate(coded, told, [torch.from_numpy(v).float() for v in read_back])
-            found = measure(levels(made, planes), source)
-            prompted.append(Point(kind, size + len(data), found))
-            print(f"  {kind}: {len(data)} bytes, {time.monotonic() - started:.0f} s", flush=True)
+            if kind == "gains":
+                fitter = AdapterFitter(network, settings)
+                gains = fitter.fit(planes, source, base_q_idx)
+                added = len(encode_values(gains))
+                with torch.inference_mode():
+                    made = fitter.generate(coded, base_q_idx, fitter.split(gains))
+            else:
+                updates = LowRank(network, kind, seed=1)
+                values = fit(updates, coded, padded_planes(source), told, settings)
+                data = code(values)
+                read_back = read(data, [len(part) for part in values])
+                assert all(np.array_equal(a, b) for a, b in zip(read_back, values, strict=True))
+                added = len(data)
+                with torch.inference_mode():
+                    made = updates.generate(coded, told, [torch.from_numpy(v).float() for v in read_back])
+            prompted.append(Point(kind, size + added, measure(levels(made, planes), source)))
+            print(f"  {kind}: {added} bytes, {time.monotonic() - started:.0f} s", flush=True)
     return plain, prompted
+
+
+def differences(path: Path, network: GeneratorNetwork, args: argparse.Namespace) -> tuple[int, int, int]:
+    """Bytes of a keyframe's gains, and of their difference from those of the one 4 seconds before: fitted as
+    they are, and fitted from those on.
+    """
+    seconds = 0.75 * (VideoSource(path).duration_seconds or 0.0)
+    fitter = AdapterFitter(network, AdapterSettings(steps=args.steps, joint_steps=args.steps))
+    pictures = [source_picture(path, max(seconds - back, 0.0)) for back in (SECONDS, 0.0)]
+    coded = [keyframe(picture, args.crf) for picture in pictures]
+    before, after = (
+        fitter.fit(planes, picture.planes, base_q_idx)
+        for picture, (_, base_q_idx, planes) in zip(pictures, coded, strict=True)
+    )
+    _, base_q_idx, planes = coded[1]
+    onward = fitter.refine(before, planes, pictures[1].planes, base_q_idx, ())
+
+    def size(values: NDArray[np.int8]) -> int:
+        if np.abs(values).max() > MAX_VALUE:
+            print("  some differences are beyond what can be coded, and cut short")
+        return len(encode_values(np.clip(values, -MAX_VALUE, MAX_VALUE)))
+
+    return size(after), size(after - before), size(onward - before)
 
 
 def load_network(file: Path | None = None) -> GeneratorNetwork:
     """A generator's file, or the default one, in torch; it does not learn."""
-    weights = read_onnx(file or SHIPPED / f"{DEFAULT_GENERATOR}.onnx", integers=True)
-    network = GeneratorNetwork(config_of(weights))
-    network.load_state_dict(weights)
-    return network.requires_grad_(False)
-
-
-def make_loss() -> GeneratorLoss:
-    """The loss of fitting prompts."""
-    cpu = torch.device("cpu")
-    terms = LossWeights(dists=1.0, vgg_every=3, vgg_crops=2, vgg_size=128)
-    return GeneratorLoss(terms, cpu, torch.Generator(), alex_dtype=quick_dtype(cpu))
+    return network_of((file or SHIPPED / f"{DEFAULT_GENERATOR}.onnx").read_bytes())
 
 
 def at_bytes(plain: list[Point], size: int) -> list[float]:
@@ -292,9 +297,21 @@ def main() -> None:
     parser.add_argument("--generator", type=Path)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--crf", type=float, default=56.0)
+    parser.add_argument(
+        "--differences",
+        action="store_true",
+        help="only the bytes of gains, and of their changes between GOPs",
+    )
     args = parser.parse_args()
-    network, loss = load_network(args.generator), make_loss()
-    tools = Measure(), loss
+    network, measure = load_network(args.generator), Measure()
+    if args.differences:
+        for clip in find_clips(args.clips):
+            plain, less, onward = differences(clip.path, network, args)
+            print(
+                f"{clip.name}: {plain} bytes, as a difference {less}, fitted from there on {onward}",
+                flush=True,
+            )
+        return
     gains: dict[str, list[list[float]]] = {}
     rows: list[tuple[object, ...]] = []
     for clip in find_clips(args.clips):
@@ -302,7 +319,7 @@ def main() -> None:
         seconds = 0.75 * (VideoSource(clip.path).duration_seconds or 0.0)
         picture = source_picture(clip.path, seconds)
         print(name, flush=True)
-        plain, prompted = study(picture, network, args, tools)
+        plain, prompted = study(picture, network, args, measure)
         (base,) = (point.size for point in plain if point.name == f"CRF {args.crf:g}")
         for point in (*plain, *prompted):
             rows.append((name, point.name, point.size, *(round(d, 5) for d in point.distances)))

@@ -296,6 +296,32 @@ def test_an_adapter_is_for_its_generator_and_its_gop(base_gops: list[Gop]) -> No
         assert_same(shown, brightened(gop, given, offsets))
 
 
+def test_the_last_adapter_counts_whosever_it_is(base_gops: list[Gop]) -> None:
+    """So that a client never holds more than one."""
+    hidden, _ = hidden_base(base_gops[0])
+    assert ANCHORS[0] < hidden != ANCHORS[1]
+    first, second = sorted((hidden, ANCHORS[1]))
+    prompts = {
+        0: with_adapter(a_prompt(), 9),
+        first: with_adapter(a_prompt(generator_id=b"stranger"), 4),
+        second: a_prompt(),
+    }
+    decoding = GopDecoding(TICK, generators=Lookup(FakeGenerator(20), FakeGenerator(20, b"stranger")))
+    shown = [picture.picture.planes for picture in decode_gop(base_gops[0], decoding, prompts=prompts)]
+    assert_same(shown, brightened(base_gops[0], prompts, {0: 29, first: 24, second: 20}))
+
+
+def test_the_adapter_of_a_refused_prompt_is_refused_too(base_gops: list[Gop]) -> None:
+    broken = with_adapter(a_prompt(), 9)
+    broken = replace(broken, sections=(*broken.sections, Section(SectionType.STILL, b"\1nothing")))
+    planes, anchors, warnings = decode(
+        base_gops[0], FakeGenerator(20), prompts={0: broken, ANCHORS[1]: a_prompt()}
+    )
+    assert_same(planes, brightened(base_gops[0], {ANCHORS[1]: a_prompt()}, {ANCHORS[1]: 20}))
+    assert anchors == [ANCHORS[1]]
+    assert [warning.kind for warning in warnings] == [WarningKind.PROMPT_DAMAGED]
+
+
 def test_an_adapter_of_another_generator_leaves_the_base(base_gops: list[Gop]) -> None:
     prompts = {0: with_adapter(a_prompt(), 1, 2, 3)}
     planes, anchors, warnings = decode(base_gops[0], FakeGenerator(), prompts=prompts)

@@ -21,7 +21,16 @@ from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage_nal import attach
-from hybridprompt.prompt.sections import GateMap, Still, StillCodec, build_prompt, grid_shape
+from hybridprompt.prompt.sections import (
+    Adapter,
+    GateMap,
+    SectionType,
+    Still,
+    StillCodec,
+    build_prompt,
+    encode_adapter,
+    grid_shape,
+)
 from hybridprompt.prompt.syntax import MAGIC, Prompt, Section, encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
@@ -514,6 +523,27 @@ def test_two_prompts_are_damage(streams: dict[NalCodec, Stream], codec: NalCodec
     shown, warnings = decode([replace(first, data=data), *others], stream, FakeGenerator())
     assert not differing(by_pts(shown), play(stream))
     assert "2 prompts" in warnings[0].message
+
+
+@each_codec
+def test_a_keyframes_adapter_serves_its_gop_and_no_other(
+    streams: dict[NalCodec, Stream], codec: NalCodec
+) -> None:
+    stream, packets = streams[codec], packets_of(streams[codec])
+    size = WIDTH, HEIGHT
+    later = (5, 9) if codec is NalCodec.H265 else ()
+    plain = dict.fromkeys((0, *later), a_prompt(size=size))
+    adapter = Section(SectionType.ADAPTER, encode_adapter(Adapter(np.array([9], np.int8))))
+    adapted = {**plain, 0: replace(plain[0], sections=(*plain[0].sections, adapter))}
+    brighter, usual = (
+        by_pts(decode(packets, stream, FakeGenerator(offset), prompts=plain)[0]) for offset in (29, 20)
+    )
+    decoding = NalDecoding(TICK, stream.extradata, Lookup(FakeGenerator(20)), codec=codec)
+    with decoding.new_decoder() as decoder:
+        for prompts, expected in ((adapted, brighter), (plain, usual)):
+            shown = list(decode_nal_gop(packets, decoding, decoder=decoder, prompts=prompts))
+            assert not differing(by_pts(shown), expected)
+    assert len(differing(brighter, usual)) == COUNT
 
 
 @each_codec

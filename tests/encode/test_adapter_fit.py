@@ -11,7 +11,7 @@ from encode_media import TICK, LumaJudge
 torch = pytest.importorskip("torch")
 
 from hybridprompt.encode.adapter_fit import AdapterFitter, LaterFrame, arriving  # noqa: E402
-from hybridprompt.encode.gate import GopDecision, GopGate, make_adapter_fitter  # noqa: E402
+from hybridprompt.encode.gate import GopDecision, GopGate, make_adapter_fitter, make_fitter  # noqa: E402
 from hybridprompt.encode.gop import Gop  # noqa: E402
 from hybridprompt.encode.operator.decode_operator import DecodeOperator  # noqa: E402
 from hybridprompt.encode.operator.frame_map import FrameMap, cell_grid  # noqa: E402
@@ -110,17 +110,40 @@ def test_the_adapter_that_made_the_source_is_made_up_for(
 @needs_weights
 def test_same_seed_same_adapter(fitter: AdapterFitter) -> None:
     base, source = textured(), textured(4)
-    short = AdapterFitter(fitter.network, replace(SHORT, steps=6))
-    first, again = (short.fit(base, source, QUANTISER) for _ in range(2))
+    first, again = (
+        AdapterFitter(fitter.network, replace(SHORT, steps=6)).fit(base, source, QUANTISER) for _ in range(2)
+    )
     other = AdapterFitter(fitter.network, replace(SHORT, steps=6, seed=2)).fit(base, source, QUANTISER)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 @needs_weights
-@pytest.mark.parametrize(("shift", "gain"), [((0, 0), 1.0), ((24, -8), 1.0)])
+def test_what_was_fitted_last_is_remembered(fitter: AdapterFitter) -> None:
+    base, source = textured(), textured(4)
+    short = AdapterFitter(fitter.network, replace(SHORT, steps=2))
+    first = short.fit(base, source, QUANTISER)
+    assert short.fit(base, source, QUANTISER) is first
+    assert short.fit(base, source, QUANTISER + 1) is not first
+    assert short.fit(base, textured(5), QUANTISER) is not first
+
+
+@needs_weights
+@pytest.mark.parametrize("size", [(160, 120), (120, 160), (64, 64), (250, 66)])
+def test_small_pictures_are_fitted_too(fitter: AdapterFitter, size: tuple[int, int]) -> None:
+    def cut(planes: Planes) -> Planes:
+        width, height = size
+        y = np.tile(planes[0], (2, 1))[:height, :width]
+        return y, *(np.tile(plane, (2, 1))[: height // 2, : width // 2] for plane in planes[1:])
+
+    short = AdapterFitter(fitter.network, replace(SHORT, steps=4, crop_size=192))
+    assert short.fit(cut(textured()), cut(textured(4)), QUANTISER).any()
+
+
+@needs_weights
+@pytest.mark.parametrize("shift", [(0, 0), (24, -8)])
 def test_later_frames_have_a_say(
-    generator: OnnxGenerator, fitter: AdapterFitter, shift: tuple[int, int], gain: float
+    generator: OnnxGenerator, fitter: AdapterFitter, shift: tuple[int, int]
 ) -> None:
     """The keyframe is right as it is; later frames, which come from elsewhere in it, want another adapter."""
     base, wanted = textured(), known_adapter(fitter)
@@ -134,7 +157,7 @@ def test_later_frames_have_a_say(
             for plane, scale in zip(planes, (1, 2, 2), strict=True)
         )
 
-    later = [LaterFrame(moved(plain), moved(other), moved_map(*shift, gain=gain))] * 8
+    later = [LaterFrame(moved(plain), moved(other), moved_map(*shift))] * 8
     values = fitter.refine(nothing, base, plain, QUANTISER, later)
     assert off(made(generator, base, values), other) < 0.6 * off(plain, other)
     # Without any, the keyframe has its way.
@@ -237,6 +260,44 @@ def test_an_adapter_that_does_not_pay_is_left_out(
     )
     gate, _ = gate_of(packets, wanted, generator, replace(SHORT, steps=10, joint_steps=5))
     assert adapter_of(gate.decide()) is None
+
+
+@needs_weights
+def test_the_adapter_that_others_were_coded_against_is_tried(
+    generator: OnnxGenerator, fitter: AdapterFitter, packets: list[CodedPacket]
+) -> None:
+    (keyframe,) = Gop(packets, None, TICK, lambda f: None).shown({}, [0], generators=None, on_warning=print)
+    (told,) = Gop(packets, None, TICK, lambda f: None).candidates(None)
+    given = Adapter(known_adapter(fitter))
+    wanted = generator.adapted(given.values).generate(
+        keyframe[1].copied().planes,
+        quantiser=told.base_q_idx,
+        strengths=np.ones((2, 4), np.float32),
+        block_size=64,
+    )
+    gate, _ = gate_of(packets, wanted, generator, replace(SHORT, steps=2, joint_steps=2))
+    gate.given_adapter = given
+    assert adapter_of(gate.decide()) == given
+
+
+@pytest.mark.parametrize("size", [(48, 32), (62, 200)])
+def test_pictures_too_small_to_fit_are_searched(generator: OnnxGenerator, size: tuple[int, int]) -> None:
+    width, height = size
+    pictures = [
+        Picture(
+            np.full((height, width), 90, np.uint8),
+            *[np.full((height // 2, width // 2), 128, np.uint8)] * 2,
+            i,
+            TICK,
+        )
+        for i in range(3)
+    ]
+    settings = Av1Settings(
+        width=width, height=height, frame_rate=Fraction(30), time_base=TICK, crf=40, preset=10
+    )
+    gop = Gop(encode_gop(pictures, settings), None, TICK, lambda f: replace(pictures[f], y=pictures[f].y + 9))
+    fitters = make_fitter(PRESETS["medium"].fit), make_adapter_fitter(SHORT, generator)
+    assert GopGate(gop, generator, LumaJudge(), PRESETS["fast"], 32, *fitters).decide().base_distance > 5
 
 
 def test_no_fitter_for_other_generators_or_without_weights(generator: OnnxGenerator, monkeypatch) -> None:

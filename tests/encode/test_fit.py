@@ -252,14 +252,14 @@ def test_frames_that_a_fit_wants_are_announced(still, packets) -> None:
 def test_a_large_picture_is_fitted_on_fewer_frames(monkeypatch) -> None:
     frames = list(range(0, 20, 2))
     size = (WIDTH, HEIGHT)
-    assert fit.affordable_frames(frames, [0], size) == frames
-    monkeypatch.setattr(fit, "MAX_FIT_BYTES", 4 * fit.frame_bytes(WIDTH, HEIGHT, 1))
-    fewer = fit.affordable_frames(frames, [0], size)
+    assert fit.affordable_frames(frames, [0], size, fit.sample_bytes(1)) == frames
+    monkeypatch.setattr(fit, "MAX_FIT_BYTES", 4 * WIDTH * HEIGHT * fit.sample_bytes(1))
+    fewer = fit.affordable_frames(frames, [0], size, fit.sample_bytes(1))
     assert len(fewer) == 4
     assert 0 in fewer
     assert set(fewer) <= set(frames)
     monkeypatch.setattr(fit, "MAX_FIT_BYTES", 1)
-    assert fit.affordable_frames(frames, [0], size) == [0]
+    assert fit.affordable_frames(frames, [0], size, 7) == [0]
 
 
 def test_no_fitter_without_weights_or_wish(monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """Targets against made-up encoders, and real encodes that meet them."""
 
 import math
+from concurrent.futures import Future
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -23,7 +24,7 @@ from hybridprompt.encode.rate_control import (
     relative_log_bytes,
 )
 from hybridprompt.encode.settings import PRESETS, EncodeSettings
-from hybridprompt.encode.targets import GopResult, QualityTarget, RateTarget
+from hybridprompt.encode.targets import GopResult, QualityTarget, RateTarget, usual_prompt_bytes
 from hybridprompt.errors import ConfigError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.video.av1_encoder import CodedPacket
@@ -408,3 +409,18 @@ def test_settings_are_checked() -> None:
             EncodeSettings(**bad)
     with pytest.raises(ConfigError, match="buffer goes with a maximum rate"):
         EncodeSettings(crf=50.0, buffer_seconds=2.0)
+
+
+def test_an_adapter_is_reckoned_with() -> None:
+    plain = usual_prompt_bytes(1920, 1080)
+    assert 300 < usual_prompt_bytes(1920, 1080, with_adapter=True) - plain < 600
+
+
+@pytest.mark.parametrize(("preset", "adapts"), [("fast", False), ("medium", True), ("slow", True)])
+def test_presets_that_adapt_keep_room_for_it(tmp_path: Path, preset: str, adapts: bool) -> None:
+    source = VideoSource(write_source(tmp_path / "source.mp4", scene(3)))
+    settings = EncodeSettings(crf=50.0, preset=preset)  # type: ignore[arg-type]
+    made = pipeline._Encoder(source, settings, FakeGenerator(), Future(), None)  # type: ignore[arg-type]
+    fit = PRESETS[preset].fit  # type: ignore[index]
+    expected = usual_prompt_bytes(160, 96, 6 if fit is None else fit.block_log2, with_adapter=adapts)
+    assert made._most_prompt_bytes == expected

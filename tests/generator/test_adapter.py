@@ -1,20 +1,22 @@
 """Adapters of the generator's weights: what they compute, in floats and in 8-bit integers."""
 
 import hashlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
 
 from hybridprompt.errors import GeneratorError  # noqa: E402
 from hybridprompt.generator.adapter import AdaptableModel  # noqa: E402
 from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig  # noqa: E402
 from hybridprompt.generator.onnx_generator import OnnxGenerator  # noqa: E402
-from hybridprompt.generator.registry import GENERATOR_SIZES  # noqa: E402
+from hybridprompt.generator.registry import GENERATOR_SIZES, shipped_names  # noqa: E402
 from hybridprompt.generator.torch_weights import network_of  # noqa: E402
 from hybridprompt.train.export import export, export_float16  # noqa: E402
 
@@ -134,15 +136,40 @@ def test_adapted_ones_keep_their_identity_and_the_gate() -> None:
     assert not np.array_equal(generated(adapted), generated(plain))
 
 
-def test_the_last_few_are_kept() -> None:
+@pytest.mark.parametrize("name", shipped_names())
+@pytest.mark.parametrize("value", [-15, 15])
+def test_extremes_are_pictures_too(name: str, value: int) -> None:
+    """A prompt from a stranger may say anything; the network's layers are in the order that is counted on."""
+    weights = (WEIGHTS / f"{name}.onnx").read_bytes()
+    network_of(weights)
+    plain = OnnxGenerator(weights, name=name)
+    found = generated(plain.adapted(np.full_like(an_adapter(weights), value)))
+    assert found.shape == generated(plain).shape
+
+
+def test_threads_may_adapt_at_once() -> None:
     plain = OnnxGenerator(shipped("small"))
-    adapters = [an_adapter(plain.weights, seed) for seed in range(6)]
-    first = plain.adapted(adapters[0])
-    assert plain.adapted(adapters[0].copy()) is first
-    for values in adapters[1:]:
-        plain.adapted(values)
-    assert plain.adapted(adapters[-1]) is plain.adapted(adapters[-1])
-    assert plain.adapted(adapters[0]) is not first
+    adapters = [an_adapter(plain.weights, seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda values: generated(plain.adapted(values)), adapters))
+    for values, one in zip(adapters, found, strict=True):
+        assert np.array_equal(one, generated(plain.adapted(values)))
+
+
+def test_without_the_library_it_is_a_generator_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = OnnxGenerator(shipped("small"))
+    monkeypatch.setitem(sys.modules, "hybridprompt.generator.adapter", None)
+    with pytest.raises(GeneratorError, match="cannot be adapted"):
+        plain.adapted(np.zeros(4, np.int8))
+
+
+def test_layers_in_another_order_are_refused(float_file: Path) -> None:
+    model = onnx.load_model_from_string(float_file.read_bytes())
+    nodes = [node for node in model.graph.node if node.op_type == "Conv"]
+    for index in (0, 1):
+        nodes[2].input[index], nodes[3].input[index] = nodes[3].input[index], nodes[2].input[index]
+    with pytest.raises(GeneratorError, match="in another order"):
+        network_of(model.SerializeToString())
 
 
 @pytest.mark.parametrize("change", [-1, 1])

@@ -61,7 +61,7 @@ def _gop_table(found: "FileReport") -> Table:
 
 def _anchor_table(found: "FileReport") -> Table:
     table = Table(title="Prompts")
-    for name in ("time s", "bytes", "quantiser", "gate", "still"):
+    for name in ("time s", "bytes", "quantiser", "gate", "still", "adapter"):
         table.add_column(name, justify="right")
     for name in ("sections", "generator", "state"):
         table.add_column(name)
@@ -72,6 +72,7 @@ def _anchor_table(found: "FileReport") -> Table:
             "-" if anchor.quantiser is None else str(anchor.quantiser),
             _gate(anchor),
             _still(anchor),
+            _adapter(anchor),
             ", ".join(f"{s.name or s.type} {s.size_bytes}" for s in anchor.sections) or "-",
             escape(_generator(anchor)),
             "ok" if anchor.is_ok else f"[red]{escape(anchor.state)}[/]",
@@ -88,6 +89,11 @@ def _gate(anchor: "AnchorReport") -> str:
 def _still(anchor: "AnchorReport") -> str:
     still = anchor.still
     return "-" if still is None else f"{still.codec} {still.width}x{still.height}, {still.size_bytes} bytes"
+
+
+def _adapter(anchor: "AnchorReport") -> str:
+    adapter = anchor.adapter
+    return "-" if adapter is None else f"{adapter.changed_count} of {adapter.value_count} values"
 
 
 def _generator(anchor: "AnchorReport") -> str:

@@ -121,7 +121,7 @@ def export(
     float16: Annotated[bool, typer.Option("--float16", help="Compute in 16-bit floats.")] = False,
 ) -> None:
     """Export a generator to ONNX; refused unless it computes what torch does."""
-    _need("train", "torch", "onnx")
+    _need("train", "torch")
     from hybridprompt.train.export import describe, export_float16, export_int8
     from hybridprompt.train.export import export as export_file
 

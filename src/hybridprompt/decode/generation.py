@@ -1,8 +1,8 @@
 """From a prompt to the picture that replaces a base picture, whatever codec carries it.
 
-Note [Adapters stay]: an adapter that comes with a prompt holds for that picture and, in decoding order, the
-later ones of its GOP whose prompts name the same generator and bring none themselves.  So a keyframe's serves
-all anchors of its GOP, and decoding can still start at every keyframe.
+Note [Adapters stay]: an adapter that comes with a prompt holds for that picture and, in decoding order, for
+the later ones of its GOP, until another comes; it concerns prompts that name its generator only.  So a
+keyframe's serves all anchors of its GOP, and decoding can still start at every keyframe.
 """
 
 from collections.abc import Callable
@@ -116,7 +116,9 @@ class Generation:
     generators: GeneratorLookup | None
     slots: AbstractContextManager[object]
     _adapter: tuple[bytes, Adapter] | None = field(default=None, init=False)
-    """The last one, and the generator that it is for."""
+    """The last one, and the identity of the generator that it is for."""
+    _adapted: Generator | None = field(default=None, init=False)
+    """That generator with it, once it was needed."""
 
     def replacement(
         self, prompt: Prompt, base: Callable[[], Planes], own_quantiser: Callable[[], int]
@@ -132,24 +134,24 @@ class Generation:
         UnusablePromptError where the base picture is to stay though it should not.
         """
         content = parse_content(prompt)
-        if content.adapter is not None:
-            self._adapter = prompt.generator_id, content.adapter
         generates = bool(content.gate.indices.any())
         if content.still is None:
-            if not generates:
-                return None
             quantiser = content.quantiser
-            if quantiser is None:
+            if quantiser is None and generates:
                 try:
                     quantiser = own_quantiser()
                 except BitstreamError as error:
                     raise damaged(error) from error
+            self._adapt(prompt, content)
+            if not generates or quantiser is None:
+                return None
             generator = self._found(prompt.generator_id, _BASE_SHOWN)
             return Replacement(self._run(generator, base(), quantiser, content.gate, _BASE_SHOWN), True)
         try:
             still = decode_still(content.still, prompt.width, prompt.height)
         except (BitstreamError, CodecError) as error:
             raise damaged(error) from error
+        self._adapt(prompt, content)
         if self.generators is None or not generates:
             return Replacement(still.planes, False)
         quantiser = still.base_q_idx if content.quantiser is None else content.quantiser
@@ -186,7 +188,7 @@ class Generation:
 
         try:
             with self.slots:
-                planes = self._adapted(generator).generate(
+                planes = self._with_adapter(generator).generate(
                     source, quantiser=quantiser, strengths=gate.strengths(), block_size=gate.block_size
                 )
         except (GeneratorError, CodecError) as error:
@@ -198,8 +200,17 @@ class Generation:
             fail(f"planes of {found}, expected {expected} uint8")
         return planes
 
-    def _adapted(self, generator: Generator) -> Generator:
+    def _adapt(self, prompt: Prompt, content: PromptContent) -> None:
+        """Take note of the adapter of a prompt that is not refused."""
+        if content.adapter is not None:
+            self._adapter, self._adapted = (prompt.generator_id, content.adapter), None
+
+    def _with_adapter(self, generator: Generator) -> Generator:
         if self._adapter is None or self._adapter[0] != generator.identity:
             return generator
         values = self._adapter[1].values
-        return generator.adapted(values) if values.size else generator
+        if not values.size:
+            return generator
+        if self._adapted is None:
+            self._adapted = generator.adapted(values)
+        return self._adapted

@@ -15,7 +15,7 @@ from hybridprompt.decode.nal_gop import NalDecoding
 from hybridprompt.decode.still import checked_header
 from hybridprompt.errors import BitstreamError, GeneratorError, MediaError
 from hybridprompt.generator.base import Generator
-from hybridprompt.prompt.sections import Adapter, SectionType, Still, encode_adapter, parse_sections
+from hybridprompt.prompt.sections import Adapter, SectionType, Still, parse_sections
 from hybridprompt.prompt.syntax import MAGIC, Prompt, decode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.packet_reader import PacketReader
@@ -263,7 +263,7 @@ def _described(prompt: Prompt, pts_seconds: float, size_bytes: int, lookup: Gene
         gate_coverage=float((strengths > 0).mean()),
         gate_strength=float(strengths.mean()),
         still=None if content.still is None else _still(content.still, prompt.width, prompt.height),
-        adapter=None if content.adapter is None else _adapter(content.adapter),
+        adapter=None if content.adapter is None else _adapter(content.adapter, prompt),
     )
 
 
@@ -272,10 +272,9 @@ def _still(still: Still, width: int, height: int) -> StillReport:
     return StillReport(still.codec.name, header.width, header.height, len(still.data))
 
 
-def _adapter(adapter: Adapter) -> AdapterReport:
-    return AdapterReport(
-        adapter.values.size, int(np.count_nonzero(adapter.values)), len(encode_adapter(adapter))
-    )
+def _adapter(adapter: Adapter, prompt: Prompt) -> AdapterReport:
+    (section,) = (section for section in prompt.sections if section.type == SectionType.ADAPTER)
+    return AdapterReport(adapter.values.size, int(np.count_nonzero(adapter.values)), len(section.payload))
 
 
 def _name(identity: bytes, lookup: GeneratorLookup) -> str | None:

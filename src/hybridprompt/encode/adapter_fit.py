@@ -14,13 +14,13 @@ from typing import Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 from torch.func import functional_call
 
 from hybridprompt.encode.fit_loss import fit_loss
 from hybridprompt.encode.operator.frame_map import FrameMap
+from hybridprompt.encode.operator.sampling import downscale, sample
 from hybridprompt.encode.recent import LastTwo
 from hybridprompt.encode.settings import AdapterSettings
 from hybridprompt.evaluate.perceptual import quick_dtype
@@ -72,7 +72,7 @@ class AdapterFitter:
     def fit(self, base: Planes, source: Planes, quantiser: int) -> Values:
         """Return the adapter, as `generator.adapter` says, that makes the keyframe most like its source.
 
-        base, source: planes of even sizes, at least 16 each way.  quantiser: what the generator is told.
+        base, source: planes of even sizes, at least 64 each way.  quantiser: what the generator is told.
         Deterministic for a seed.  The last two are remembered: what is coded anew against a generated still
         asks for the same again.
         """
@@ -121,7 +121,8 @@ class AdapterFitter:
             scale = torch.exp2(gains / GAIN_STEPS_PER_OCTAVE)
             changed[f"{name}.weight"] = layer.weight * scale[:, None, None, None]
             changed[f"{name}.bias"] = layer.bias + OFFSET_STEP * self._usual[name] * offsets
-        with torch.autocast(self.device.type, quick_dtype(self.device)):
+        quick = quick_dtype(self.device) is torch.bfloat16
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=quick):
             y, uv = functional_call(self.network, changed, (*coded, told))
         return y.float(), uv.float()
 
@@ -130,7 +131,8 @@ def arriving(change: Pair, frame_map: FrameMap, place: Place, region: Place) -> 
     """What a change of a region of the keyframe becomes in a crop of a later frame; none from outside of it.
 
     change: luma (1, H, W) and chroma (2, H/2, W/2) of the region.  place: of the crop.  Returns a batch of
-    one.  This is DecodeOperator, without its gains per band.
+    one.  As DecodeOperator, but for its gains per band and at the edges of the picture, beyond which nothing
+    is taken to be there.
     """
     displacement = torch.from_numpy(frame_map.displacement[:, *place].astype(np.float32))
     displacement = displacement.to(change[0].device)
@@ -138,16 +140,17 @@ def arriving(change: Pair, frame_map: FrameMap, place: Place, region: Place) -> 
     found = []
     for plane, gain, moved, scale in (
         (change[0], frame_map.gain_y[place], displacement, 1),
-        (change[1], frame_map.gain_uv[_half(place)], F.avg_pool2d(displacement[None], 2)[0] / 2, 2),
+        (change[1], frame_map.gain_uv[_half(place)], downscale(displacement), 2),
     ):
-        height, width = plane.shape[-2:]
-        rows, columns = (torch.arange(side, device=plane.device) for side in moved.shape[1:])
-        x, y = columns + first[1] / scale + moved[0], rows[:, None] + first[0] / scale + moved[1]
-        grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
-        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-        sampled = F.grid_sample(plane[None], grid[None], "bicubic", "border", align_corners=False)
+        offset = torch.tensor(first[::-1], device=plane.device)[:, None, None] / scale
+        sampled = sample(plane, moved + offset)
+        inside = torch.ones_like(sampled[0], dtype=torch.bool)
+        for axis, side in ((0, plane.shape[2]), (1, plane.shape[1])):
+            along = torch.arange(moved.shape[2 - axis], device=plane.device)
+            at = (along if axis == 0 else along[:, None]) + offset[axis] + moved[axis]
+            inside &= (at >= 0) & (at <= side - 1)
         arrived = torch.from_numpy(gain.astype(np.float32)).to(plane.device)
-        found.append(sampled * arrived * inside)
+        found.append((sampled * arrived * inside)[None])
     return found[0], found[1]
 
 

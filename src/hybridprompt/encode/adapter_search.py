@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from hybridprompt.encode.settings import GATE_UNIT
 from hybridprompt.encode.trials import Choice, Maps, Trials
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.prompt.sections import Adapter, encode_adapter
+
+_SAMPLE_BYTES: Final = 9.5
+"""What a LaterFrame takes for each of its luma samples."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,12 @@ class AdapterSearch:
         """Frames of a GOP whose source a fit may ask for."""
         return sorted({0, *sample_frames(gop_frames, self.fitter.settings.frames)})
 
-    def search(self, trials: Trials, keyframe: Candidate, base: Maps) -> Adapter | None:
+    def search(
+        self, trials: Trials, keyframe: Candidate, base: Maps, given: Adapter | None = None
+    ) -> Adapter | None:
         """Return the best adapter, None where the generator serves as well without one.
 
+        given: one that is tried beside those that are fitted.
         They are compared with the keyframe generated everywhere at strength 1, on the frames of ``base``.
         Leaves the trials without one.  Raises as Trials.measure does.
         """
@@ -47,12 +54,16 @@ class AdapterSearch:
             prompt_bytes = 0 if adapter is None else len(encode_adapter(adapter))
             return at_equal_bytes(distance, size_bytes + prompt_bytes, self.worth)
 
-        frames = affordable_frames(self.supervising_frames(trials.gop.frame_count), [0], trials.size)
+        frames = affordable_frames(
+            self.supervising_frames(trials.gop.frame_count), [0], trials.size, _SAMPLE_BYTES
+        )
         (planes,) = trials.planes({}, [keyframe.frame]).values()
         source = trials.gop.source(keyframe.frame).planes
         values = self.fitter.fit(planes, source, keyframe.base_q_idx)
-        costs = [(cost(None), None), (cost(Adapter(values)), Adapter(values))]
+        tried = [None, Adapter(values)] if given is None else [None, given, Adapter(values)]
+        costs = [(cost(adapter), adapter) for adapter in tried]
         if len(frames) > 1 and self.fitter.settings.joint_steps:
+            trials.adapter = Adapter(values)
             later = self._later(trials, keyframe, everywhere, frames[1:])
             values = self.fitter.refine(values, planes, source, keyframe.base_q_idx, later)
             del later

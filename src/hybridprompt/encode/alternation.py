@@ -51,6 +51,7 @@ def _decided(
         make_fitter(settings.effort.fit),
         adapter_fitter,
         encoder.worth_of_bytes,
+        base.variant.adapter if isinstance(base.variant, GivenKeyframe) else None,
     )
     decision = gate.decide()
     prompted = attach_prompts(gop, decision.anchors)

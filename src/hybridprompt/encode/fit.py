@@ -174,17 +174,20 @@ def difference(a: Planes, b: Planes) -> Change:
     return y, u, v
 
 
-def frame_bytes(width: int, height: int, anchors: int) -> int:
-    """What one frame of a fit takes, when ``anchors`` reach it: itself, its source, changes and blocks."""
-    return width * height * (3 + 4 * anchors)
+def sample_bytes(anchors: int) -> int:
+    """What a frame of a fit takes for each luma sample: itself, its source, changes and blocks per anchor."""
+    return 3 + 4 * anchors
 
 
-def affordable_frames(frames: Sequence[int], own: Collection[int], size: tuple[int, int]) -> list[int]:
+def affordable_frames(
+    frames: Sequence[int], own: Collection[int], size: tuple[int, int], sample_bytes: float
+) -> list[int]:
     """Fewer of the frames where a fit of all would take more than MAX_FIT_BYTES.
 
-    own: the frames of the anchors, which stay.  size: width and height of the pictures.
+    own: the frames of the anchors, which stay.  size: width and height of the pictures.  sample_bytes: what a
+    frame takes for each of its luma samples.
     """
-    room = MAX_FIT_BYTES // frame_bytes(*size, len(own)) - len(own)
+    room = int(MAX_FIT_BYTES / (size[0] * size[1] * sample_bytes)) - len(own)
     others = [frame for frame in frames if frame not in own]
     return sorted({*own, *(others[i] for i in sample_frames(len(others), max(room, 0)))})
 

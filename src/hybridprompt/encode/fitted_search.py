@@ -16,6 +16,7 @@ from hybridprompt.encode.fit import (
     block_indices,
     difference,
     quantise,
+    sample_bytes,
 )
 from hybridprompt.encode.gop import Candidate
 from hybridprompt.encode.operator.probe import ProbeSettings, probe
@@ -50,7 +51,10 @@ class FittedSearch:
         settings = self.fitter.settings
         own = [candidate.frame for candidate in candidates]
         frames = affordable_frames(
-            self.supervising_frames(trials.gop.frame_count, candidates), own, trials.size
+            self.supervising_frames(trials.gop.frame_count, candidates),
+            own,
+            trials.size,
+            sample_bytes(len(own)),
         )
         responses: dict[int, Response] = {}
         for anchors, seen, steps in (

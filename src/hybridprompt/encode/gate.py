@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from hybridprompt.encode.base import WORTH_OF_BYTES
+from hybridprompt.encode.base import WORTH_OF_BYTES, at_equal_bytes
 from hybridprompt.encode.gop import Candidate, Gop, can_name
 from hybridprompt.encode.judge import Judge
 from hybridprompt.encode.search import JointSearch, OneByOneSearch, Search
@@ -22,14 +22,19 @@ from hybridprompt.errors import GeneratorError
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator
 from hybridprompt.generator.onnx_generator import OnnxGenerator
+from hybridprompt.prompt.sections import Adapter
 from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 
 if TYPE_CHECKING:
+    import torch
+
     from hybridprompt.encode.adapter_fit import AdapterFitter
     from hybridprompt.encode.adapter_search import AdapterSearch
     from hybridprompt.encode.fit import StrengthFitter
     from hybridprompt.encode.fitted_search import FittedSearch
+
+_LEAST_FITTED = 64
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +74,9 @@ def make_fitter(settings: FitSettings | None) -> StrengthFitter | None:
 
     if settings is None or not have_metric_weights():
         return None
-    import torch
-
     from hybridprompt.encode.fit import StrengthFitter
 
-    return StrengthFitter(settings, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return StrengthFitter(settings, device=_device())
 
 
 def make_adapter_fitter(settings: AdapterSettings | None, generator: Generator) -> AdapterFitter | None:
@@ -84,8 +87,6 @@ def make_adapter_fitter(settings: AdapterSettings | None, generator: Generator) 
 
     if settings is None or not have_metric_weights() or not isinstance(generator, OnnxGenerator):
         return None
-    import torch
-
     from hybridprompt.encode.adapter_fit import AdapterFitter
     from hybridprompt.generator.torch_weights import network_of
 
@@ -94,18 +95,23 @@ def make_adapter_fitter(settings: AdapterSettings | None, generator: Generator) 
     except GeneratorError as error:
         logger.warning("generator %s cannot be adapted: %s", generator.name, error)
         return None
-    return AdapterFitter(
-        network, settings, device=torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    return AdapterFitter(network, settings, device=_device())
+
+
+def _device() -> torch.device:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass
 class GopGate:
     """Decides the anchors of one GOP.
 
-    fitter: fits the strengths of pictures of even sizes; without one they are searched for, as the preset
-    says.  adapter_fitter: fits adapters to keyframes of even sizes; without one there are none.
-    worth_of_bytes: see base.WORTH_OF_BYTES.
+    fitter: fits the strengths of pictures of even sizes, not too small; without one they are searched for, as
+    the preset says.  adapter_fitter: fits adapters to such keyframes; without one there are none.
+    worth_of_bytes: see base.WORTH_OF_BYTES.  given_adapter: one that is tried, too: what the other pictures
+    were coded against.
     """
 
     gop: Gop
@@ -116,6 +122,7 @@ class GopGate:
     fitter: StrengthFitter | None = None
     adapter_fitter: AdapterFitter | None = None
     worth_of_bytes: float = WORTH_OF_BYTES
+    given_adapter: Adapter | None = None
 
     def decide(self) -> GopDecision:
         """Return the anchors that really help, possibly none.
@@ -130,8 +137,8 @@ class GopGate:
         if not pays_off(0.0, base_distance):
             # Not even perfect prompts would: no need to look for any.
             return GopDecision((), base_distance, base_distance)
-        if candidates and self._adapting is not None and _is_even(*trials.size):
-            trials.adapter = self._adapting.search(trials, candidates[0], base)
+        if candidates and self._adapting is not None and _can_be_fitted(*trials.size):
+            trials.adapter = self._adapting.search(trials, candidates[0], base, self.given_adapter)
         found = self._search(*trials.size).search(trials, candidates, base)
         distance = trials.mean(found.maps)
         if not pays_off(distance, base_distance):
@@ -147,6 +154,11 @@ class GopGate:
             for candidate in candidates
             if (choice := found.choices.get(candidate.packet)) is not None
         )
+        size_bytes = sum(len(packet.data) for packet in self.gop.packets)
+        prompt_bytes = sum(len(anchor.prompt_bytes) for anchor in anchors) - self.gop.still_bytes
+        before = at_equal_bytes(base_distance, size_bytes, self.worth_of_bytes)
+        if at_equal_bytes(distance, size_bytes + prompt_bytes, self.worth_of_bytes) >= before:
+            return GopDecision((), base_distance, base_distance)
         return GopDecision(anchors, base_distance, distance)
 
     def wanted_frames(self) -> list[int]:
@@ -182,7 +194,7 @@ class GopGate:
         return AdapterSearch(self.adapter_fitter, self.worth_of_bytes)
 
     def _search(self, width: int, height: int) -> Search:
-        if self._fitted is not None and _is_even(width, height):
+        if self._fitted is not None and _can_be_fitted(width, height):
             return self._fitted
         return JointSearch(self.preset) if self.preset.joint_anchors else OneByOneSearch(self.preset)
 
@@ -190,5 +202,6 @@ class GopGate:
         return sample_frames(self.gop.frame_count, self.preset.sample_frames, start)
 
 
-def _is_even(width: int, height: int) -> bool:
-    return width % 2 == 0 and height % 2 == 0
+def _can_be_fitted(width: int, height: int) -> bool:
+    """Even sizes, for the probe; and large enough for the networks of the loss, at the smallest scale."""
+    return width % 2 == 0 and height % 2 == 0 and min(width, height) >= _LEAST_FITTED

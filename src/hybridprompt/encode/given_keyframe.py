@@ -34,8 +34,8 @@ from hybridprompt.video.av1_encoder import CRF_RANGE
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.scaling import scaled
 
-_MAX_STILL_BYTES: Final = MAX_PROMPT_BYTES - (1 << 17)
-"""What a prompt has room for beside the largest gate."""
+_MAX_STILL_BYTES: Final = MAX_PROMPT_BYTES - (1 << 17) - (1 << 14)
+"""What a prompt has room for beside the largest gate, an adapter and headers."""
 
 _SMALLER: Final = 4.0
 """Step in CRF where a still is too large for its prompt."""

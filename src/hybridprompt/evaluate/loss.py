@@ -116,7 +116,7 @@ class GeneratorLoss:
 
     def _crop(self, rgb: torch.Tensor) -> tuple[slice, slice, slice, slice]:
         """Where the terms of VGG16 look."""
-        size = min(self.weights.vgg_size, rgb.shape[-1])
+        size = min(self.weights.vgg_size, *rgb.shape[-2:])
         dy, dx = self._random(rgb.shape[-2] - size + 1), self._random(rgb.shape[-1] - size + 1)
         count = min(self.weights.vgg_crops, len(rgb))
         return slice(0, count), slice(None), slice(dy, dy + size), slice(dx, dx + size)

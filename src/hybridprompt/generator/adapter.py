@@ -1,8 +1,9 @@
 """Adapters: what a prompt changes in a generator's weights.
 
 An adapter has two integers for every output channel of every convolution: a gain, in steps of 1 / 6 of an
-octave, and an offset, in steps of 1 / 20 of the layer's usual (root mean square) weight.  They come layer by
-layer in the order in which a picture passes them, gains before offsets.
+octave, of the weights (not of the bias), and an offset of the bias, in steps of 1 / 20 of the layer's usual
+(root mean square) weight.  They come layer by layer in the order in which a picture passes them, gains before
+offsets.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class AdaptableModel:
     def adapted(self, values: NDArray[np.int8]) -> bytes:
         """Return the file with an adapter, (2 * sum(layer_channels),), applied.
 
-        The same bytes on every machine.  Raises GeneratorError for an adapter of another length.
+        Computed in double precision and then rounded, so that machines do not differ.  Raises GeneratorError
+        for an adapter of another length.
         """
         channels = self.layer_channels
         if values.shape != (2 * sum(channels),):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
@@ -25,8 +24,6 @@ RECEPTIVE_MARGIN = 64
 _INPUTS = ("y", "u", "v", "quantiser", "strength")
 _OUTPUTS = ("y_out", "u_out", "v_out")
 _MAX_PIXELS = 8192 * 8192
-_MOST_ADAPTED: Final = 4
-"""Adapted generators that are kept: GOPs that are decoded side by side have one each."""
 
 
 def _pad(plane: Plane, height: int, width: int) -> Plane:
@@ -63,7 +60,6 @@ class OnnxGenerator:
         self._threads = threads
         self._lock = threading.Lock()
         self._adaptable: AdaptableModel | None = None
-        self._adapted: OrderedDict[bytes, OnnxGenerator] = OrderedDict()
         options = ort.SessionOptions()
         options.enable_cpu_mem_arena = not lean
         options.intra_op_num_threads = threads
@@ -91,27 +87,14 @@ class OnnxGenerator:
         return self._name
 
     def adapted(self, values: NDArray[np.int8]) -> OnnxGenerator:
-        """See Generator.adapted.  The last few are kept."""
-        key = values.tobytes()
+        """See Generator.adapted.  It is lean."""
         with self._lock:
-            found = self._adapted.pop(key, None)
-            if found is None:
-                if self._adaptable is None:
-                    # Reading the file takes a library that a file without adapters spares its player.
-                    from hybridprompt.generator.adapter import AdaptableModel
-
-                    self._adaptable = AdaptableModel(self.weights)
-                found = OnnxGenerator(
-                    self._adaptable.adapted(values),
-                    name=self._name,
-                    threads=self._threads,
-                    identity=self._identity,
-                    lean=True,
-                )
-                while len(self._adapted) >= _MOST_ADAPTED:
-                    self._adapted.popitem(last=False)
-            self._adapted[key] = found
-        return found
+            if self._adaptable is None:
+                self._adaptable = _adaptable(self.weights)
+            weights = self._adaptable.adapted(values)
+        return OnnxGenerator(
+            weights, name=self._name, threads=self._threads, identity=self._identity, lean=True
+        )
 
     def generate(
         self, planes: Planes, *, quantiser: int, strengths: NDArray[np.float32], block_size: int
@@ -157,6 +140,15 @@ class OnnxGenerator:
             part = target[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
             part[...] = plane[0, 0, : part.shape[0], : part.shape[1]]
         return out
+
+
+def _adaptable(weights: bytes) -> AdaptableModel:
+    # Reading the file takes a library that a file without adapters spares its player.
+    try:
+        from hybridprompt.generator.adapter import AdaptableModel
+    except ImportError as error:
+        raise GeneratorError(f"the generator cannot be adapted: {error}") from error
+    return AdaptableModel(weights)
 
 
 def _changed_box(

@@ -33,9 +33,7 @@ class Convolution:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Of a convolution's output, (out,): its channels times the gains, and the offsets on top.  The bias has
-    no part in the gain.
-    """
+    """For each output channel, (out,): what its weights are multiplied by, and what is added to its bias."""
 
     gains: Doubles
     offsets: Doubles
@@ -97,9 +95,17 @@ class ConvolutionFile:
         of_input, weight, bias = node.input[:3]
         if weight in self._values:
             return _Stored(weight, bias)
-        integers, weight_scale = self._made_by[weight].input[:2]
-        integer_bias, bias_scale = self._made_by[bias].input[:2]
-        return _Stored(integers, integer_bias, weight_scale, bias_scale, self._made_by[of_input].input[1])
+        (integers, weight_scale), (integer_bias, bias_scale), (_, input_scale) = (
+            self._dequantised(name) for name in (weight, bias, of_input)
+        )
+        return _Stored(integers, integer_bias, weight_scale, bias_scale, input_scale)
+
+    def _dequantised(self, name: str) -> tuple[str, str]:
+        """Names of the integers and of their scale that a tensor is made of.  Raises KeyError, ValueError."""
+        node = self._made_by[name]
+        if node.op_type != "DequantizeLinear" or node.input[1] not in self._values:
+            raise ValueError(f"{name} is neither stored nor dequantised")
+        return node.input[0], node.input[1]
 
     def _multiplied_out(self, stored: _Stored) -> Convolution:
         weight, bias = (self._values[name].astype(np.float64) for name in (stored.weight, stored.bias))

@@ -50,12 +50,17 @@ def network_of(weights: bytes) -> GeneratorNetwork:
 
     Raises GeneratorError for a file of another network.
     """
-    found = _weights(ConvolutionFile(weights))
+    file = ConvolutionFile(weights)
+    found = _weights(file)
     try:
         network = GeneratorNetwork(config_of(found))
         network.load_state_dict(found)
     except (KeyError, RuntimeError) as error:
         raise GeneratorError(f"not the weights of this network: {error}") from error
+    order = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    if order != [convolution.name for convolution in file.convolutions]:
+        # Adapters count on it.
+        raise GeneratorError("not the weights of this network: its layers come in another order")
     return network.requires_grad_(False).eval()
 
 

@@ -13,14 +13,15 @@ _BINOMIAL: Final = (0.0625, 0.25, 0.375, 0.25, 0.0625)
 def sample(planes: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     """Take each position's value from where it is displaced to.
 
-    planes: (N, H, W).  displacement: (2, H, W), x then y, in samples of these planes.  Bicubic (a = -0.75)
-    between samples; beyond the picture its edges go on, as AV1's reference pictures do (7.11.3.3).  Linear in
-    planes; returns (N, H, W) of their dtype.
+    planes: (N, H, W).  displacement: (2, rows, columns), x then y, in samples of these planes.  Bicubic
+    (a = -0.75) between samples; beyond the picture its edges go on, as AV1's reference pictures do
+    (7.11.3.3).  Linear in planes; returns (N, rows, columns) of their dtype.
     """
-    height, width = displacement.shape[-2:]
+    height, width = planes.shape[-2:]
+    rows, columns = displacement.shape[-2:]
     dx, dy = displacement.to(planes.dtype)
-    x = torch.arange(width, dtype=planes.dtype, device=planes.device) + dx
-    y = torch.arange(height, dtype=planes.dtype, device=planes.device)[:, None] + dy
+    x = torch.arange(columns, dtype=planes.dtype, device=planes.device) + dx
+    y = torch.arange(rows, dtype=planes.dtype, device=planes.device)[:, None] + dy
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
     return F.grid_sample(planes[None], grid[None], "bicubic", "border", align_corners=False)[0]
 
