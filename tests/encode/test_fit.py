@@ -18,6 +18,7 @@ from hybridprompt.encode.fit import (
     difference,
     quantise,
 )
+from hybridprompt.encode.fit_loss import fit_loss
 from hybridprompt.encode.gate import GopDecision, GopGate, make_fitter
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.settings import PRESETS, FitSettings
@@ -268,3 +269,15 @@ def test_no_fitter_without_weights_or_wish(monkeypatch) -> None:
         assert make_fitter(SHORT) is not None
     monkeypatch.setattr("hybridprompt.evaluate.weights.have_metric_weights", lambda: False)
     assert make_fitter(SHORT) is None
+
+
+@needs_weights
+def test_prompts_are_fitted_to_all_three_networks() -> None:
+    """Texture of the right kind in another place counts, too: the loss has DISTS beside both LPIPS."""
+    import torch
+
+    planes = torch.rand(2, 1, 128, 128), torch.rand(2, 2, 64, 64)
+    terms = fit_loss(torch.device("cpu"), 1)(planes, (planes[0].flip(3), planes[1]), 0)
+    assert min(terms.alex, terms.vgg or 0, terms.dists or 0) > 0
+    same = fit_loss(torch.device("cpu"), 1)(planes, planes, 0)
+    assert float(same.total) < 1e-3
