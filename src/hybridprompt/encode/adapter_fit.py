@@ -7,7 +7,6 @@ with gradients as if they were not.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.func import functional_call
 
-from hybridprompt.encode.fit_loss import fit_loss
+from hybridprompt.encode.fit_loss import fit_loss, random_below, set_cosine_rate
 from hybridprompt.encode.operator.frame_map import FrameMap
 from hybridprompt.encode.operator.sampling import downscale, sample
 from hybridprompt.encode.recent import LastTwo
@@ -188,9 +187,7 @@ class _Descent:
         values = [value.clone().requires_grad_() for value in self._start]
         optimizer = torch.optim.Adam(values, rate)
         for step in range(steps):
-            for group in optimizer.param_groups:
-                cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-                group["lr"] = rate * (_LAST_RATE_SHARE + (1 - _LAST_RATE_SHARE) * cosine)
+            set_cosine_rate(optimizer, rate, _LAST_RATE_SHARE, step, steps)
             integers = [_rounded(value) for value in values]
             total = loss(*self._batch(integers), step).total
             total = total + settings.price * sum(value.abs().sum() for value in integers)
@@ -202,7 +199,7 @@ class _Descent:
 
     def _batch(self, values: Sequence[torch.Tensor]) -> tuple[Pair, Pair]:
         """Crops as predicted, and of the sources, of the keyframe and later frames in equal shares."""
-        frames = [self._random(1 + len(self._later)) for _ in range(self._fitter.settings.crops)]
+        frames = [random_below(1 + len(self._later), self._rng) for _ in range(self._fitter.settings.crops)]
         places = [self._place() for _ in frames]
         regions = [self._region_of(frame, place) for frame, place in zip(frames, places, strict=True)]
         coded = _joined([self._cut(self._base, region) for region in regions])
@@ -232,7 +229,7 @@ class _Descent:
     def _place(self) -> Place:
         """A crop on the network's grid: it sees the whole picture at one phase of that."""
         rows, columns = (
-            ALIGNMENT * self._random((whole - crop) // ALIGNMENT + 1)
+            ALIGNMENT * random_below((whole - crop) // ALIGNMENT + 1, self._rng)
             for whole, crop in zip(self._base[0].shape, self._crop, strict=True)
         )
         return slice(rows, rows + self._crop[0]), slice(columns, columns + self._crop[1])
@@ -259,9 +256,6 @@ class _Descent:
             for plane, part in zip(planes, (place, half, half), strict=True)
         )
         return y[None, None], torch.stack([u, v])[None]
-
-    def _random(self, high: int) -> int:
-        return int(torch.randint(high, (1,), generator=self._rng))
 
 
 def _rounded(value: torch.Tensor) -> torch.Tensor:

@@ -41,18 +41,17 @@ class AdapterSearch:
     ) -> Adapter | None:
         """Return the best adapter, None where the generator serves as well without one.
 
-        given: one that is tried beside those that are fitted.
         They are compared with the keyframe generated everywhere at strength 1, on the frames of ``base``.
-        Leaves the trials without one.  Raises as Trials.measure does.
+        given: one that is tried beside those that are fitted.  Leaves the trials without one.  Raises as
+        Trials.measure does.
         """
         everywhere = {keyframe.packet: self._everywhere(keyframe, next(iter(base.values())).shape)}
-        size_bytes = sum(len(packet.data) for packet in trials.gop.packets)
 
         def cost(adapter: Adapter | None) -> float:
             trials.adapter = adapter
             distance = trials.mean(trials.measure(everywhere, base))
             prompt_bytes = 0 if adapter is None else len(encode_adapter(adapter))
-            return at_equal_bytes(distance, size_bytes + prompt_bytes, self.worth)
+            return at_equal_bytes(distance, trials.gop.size_bytes + prompt_bytes, self.worth)
 
         frames = affordable_frames(
             self.supervising_frames(trials.gop.frame_count), [0], trials.size, _SAMPLE_BYTES

@@ -13,7 +13,6 @@ of them is measured, so the fidelity of the operator's gains and bands does not 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hybridprompt.encode.fit_loss import fit_loss
+from hybridprompt.encode.fit_loss import fit_loss, random_below, set_cosine_rate
 from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT, FitSettings
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Planes
@@ -85,9 +84,7 @@ class StrengthFitter:
         # Frames that nothing reaches teach nothing.
         reached = sorted(f for f in frames.decoded if any(f in r.changes for r in responses))
         for step in range(steps if reached else 0):
-            for group in optimizer.param_groups:
-                cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-                group["lr"] = _LEARNING_RATE * (_LAST_RATE_SHARE + (1 - _LAST_RATE_SHARE) * cosine)
+            set_cosine_rate(optimizer, _LEARNING_RATE, _LAST_RATE_SHARE, step, steps)
             predicted, source = self._batch(frames, responses, decoded_at, fitted, reached, rng)
             total = loss(predicted, source, step).total
             for strengths in fitted:
@@ -115,8 +112,8 @@ class StrengthFitter:
         height, width = next(iter(frames.decoded.values()))[0].shape
         rows, columns = min(self.settings.crop_size, height) // 2, min(self.settings.crop_size, width) // 2
         for _ in range(self.settings.crops):
-            frame = reached[_random(len(reached), rng)]
-            top, left = _random(height // 2 - rows + 1, rng), _random(width // 2 - columns + 1, rng)
+            frame = reached[random_below(len(reached), rng)]
+            top, left = random_below(height // 2 - rows + 1, rng), random_below(width // 2 - columns + 1, rng)
             half = slice(top, top + rows), slice(left, left + columns)
             full = slice(2 * top, 2 * (top + rows)), slice(2 * left, 2 * (left + columns))
             y, u, v = (
@@ -195,7 +192,3 @@ def affordable_frames(
 def _roughness(strengths: torch.Tensor) -> torch.Tensor:
     steps = strengths.diff(dim=0).abs().sum() + strengths.diff(dim=1).abs().sum()
     return steps / strengths.numel()
-
-
-def _random(high: int, rng: torch.Generator) -> int:
-    return int(torch.randint(high, (1,), generator=rng))

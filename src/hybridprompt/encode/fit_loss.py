@@ -1,7 +1,8 @@
-"""The loss that prompts are fitted with: that of training, DISTS included."""
+"""What all fits of prompts share: the loss, that of training with DISTS included, and the descent's pace."""
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Final
 
@@ -18,6 +19,20 @@ def fit_loss(device: torch.device, seed: int) -> GeneratorLoss:
     loss = _networks(device)
     loss.rng = torch.Generator().manual_seed(seed)
     return loss
+
+
+def set_cosine_rate(
+    optimizer: torch.optim.Optimizer, rate: float, last_share: float, step: int, steps: int
+) -> None:
+    """Set the rate of learning of a step: from ``rate`` down to ``last_share`` of it, along a cosine."""
+    cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * (last_share + (1 - last_share) * cosine)
+
+
+def random_below(high: int, rng: torch.Generator) -> int:
+    """A random integer from 0 to high - 1."""
+    return int(torch.randint(high, (1,), generator=rng))
 
 
 @lru_cache(maxsize=1)

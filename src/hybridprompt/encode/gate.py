@@ -154,7 +154,7 @@ class GopGate:
             for candidate in candidates
             if (choice := found.choices.get(candidate.packet)) is not None
         )
-        size_bytes = sum(len(packet.data) for packet in self.gop.packets)
+        size_bytes = self.gop.size_bytes
         prompt_bytes = sum(len(anchor.prompt_bytes) for anchor in anchors) - self.gop.still_bytes
         before = at_equal_bytes(base_distance, size_bytes, self.worth_of_bytes)
         if at_equal_bytes(distance, size_bytes + prompt_bytes, self.worth_of_bytes) >= before:

@@ -45,6 +45,11 @@ class Gop:
     def frame_count(self) -> int:
         return len(self.packets)
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all packets."""
+        return sum(len(packet.data) for packet in self.packets)
+
     def candidates(self, anchor_interval: int | None) -> list[Candidate]:
         """The pictures that can be anchors, in decoding order.
 

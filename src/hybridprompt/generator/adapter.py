@@ -30,6 +30,8 @@ class AdaptableModel:
 
     def __init__(self, weights: bytes) -> None:
         self._file = ConvolutionFile(weights)
+        # Of all weights: not again for every adapter.
+        self._offset_units = [OFFSET_STEP * usual_weight(layer) for layer in self._file.convolutions]
 
     @property
     def layer_channels(self) -> list[int]:
@@ -48,9 +50,7 @@ class AdaptableModel:
         parts = iter(np.split(values.astype(np.float64), np.cumsum(np.repeat(channels, 2))[:-1]))
         return self._file.changed(
             [
-                Change(
-                    2.0 ** (gains / GAIN_STEPS_PER_OCTAVE), offsets * OFFSET_STEP * usual_weight(convolution)
-                )
-                for convolution, gains, offsets in zip(self._file.convolutions, parts, parts, strict=True)
+                Change(2.0 ** (gains / GAIN_STEPS_PER_OCTAVE), offsets * unit)
+                for unit, gains, offsets in zip(self._offset_units, parts, parts, strict=True)
             ]
         )
