@@ -67,6 +67,7 @@ def test_mode_codec_and_legacy_keyframe_reach_the_encoder(
     ("arguments", "message"),
     [
         (["--mode", "swap"], "mode is 'swap', expected one of enhance, replace"),
+        (["--prompts", "some"], "prompts is 'some', expected one of gop, keyframe, blind, none"),
         (["--codec", "hevc"], "codec is 'hevc', expected one of av1, h265, h264"),
         (["--legacy-keyframe", "1500"], "mode replace only"),
         (["--mode", "replace", "--legacy-keyframe", "10"], "10 bytes, expected 200 to 1000000"),

@@ -15,7 +15,7 @@ from hybridprompt.encode.blocks import spread_from
 from hybridprompt.encode.cached_generator import CachedGenerator
 from hybridprompt.encode.gate import GopGate, attach_prompts
 from hybridprompt.encode.gop import Gop, can_carry, find_candidates
-from hybridprompt.encode.settings import PRESETS, Preset
+from hybridprompt.encode.settings import PRESETS, Preset, PromptsName
 from hybridprompt.encode.trials import Trials, pays_off
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
 from hybridprompt.evaluate.sampling import sample_frames
@@ -123,6 +123,40 @@ def test_strength_between_is_found(still, still_packets) -> None:
     assert np.array_equal(
         parse_sections(decode_prompt(anchor.prompt_bytes)).gate.strengths(), [[0.5] * 4] * 2
     )
+
+
+def test_blind_is_the_same_everywhere(still, still_packets) -> None:
+    """Half the picture would gain more at half the strength; blind prompts cannot know."""
+    blind = PRESETS["medium"].with_prompts("blind")
+    assert (blind.fit, blind.adapter) == (None, None)
+    change = np.full((HEIGHT, WIDTH), 8)
+    change[:, : WIDTH // 2] = 4
+    gop = gop_of(still_packets, lambda f: brighter(still[f], change))
+    (anchor,) = decide(gop, FakeGenerator(8), blind, interval=32).anchors
+    assert anchor.coverage == 1
+    assert (parse_sections(decode_prompt(anchor.prompt_bytes)).gate.strengths() == 1).all()
+    # Nor do they harm.
+    assert decide(gop, FakeGenerator(40), blind).anchors == ()
+
+
+@pytest.mark.parametrize(("prompts", "frames"), [("keyframe", [0]), ("blind", [0]), ("none", [])])
+@pytest.mark.parametrize("name", PRESETS)
+def test_prompts_that_know_less_are_of_the_keyframe(
+    moving, moving_packets, name: str, prompts: PromptsName, frames: list[int]
+) -> None:
+    gop = gop_of(moving_packets, moving.__getitem__)
+    decision = decide(gop, Oracle(moving), PRESETS[name].with_prompts(prompts), interval=32)
+    assert [anchor.frame for anchor in decision.anchors] == frames
+    assert (decision.distance < decision.base_distance) == bool(frames)
+
+
+def test_prompts_of_the_keyframe_ask_for_no_later_picture() -> None:
+    preset = PRESETS["medium"].with_prompts("keyframe")
+    assert preset.fit is not None
+    assert preset.adapter is not None
+    assert (preset.fit.frames, preset.adapter.frames) == (0, 0)
+    assert preset.fit.steps == PRESETS["medium"].fit.steps
+    assert PRESETS["medium"].with_prompts("gop") == PRESETS["medium"]
 
 
 def test_generator_that_harms_is_left_out(still, still_packets) -> None:

@@ -404,3 +404,19 @@ def test_our_methods_work(clips: Path, tmp_path: Path) -> None:
     assert len(frame_by_frame["per_frame"]["PSNR-Y"]) == 2
     assert set(frame_by_frame["metrics"]) == {"PSNR-Y"}
     assert frame_by_frame["missing"] == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("hybridprompt-slow", ("slow", "enhance", "av1", "gop")),
+        ("hybridprompt-fast-replace-h265", ("fast", "replace", "h265", "gop")),
+        ("hybridprompt-medium-keyframe", ("medium", "enhance", "av1", "keyframe")),
+        ("hybridprompt-medium-blind", ("medium", "enhance", "av1", "blind")),
+        ("hybridprompt-medium-none", ("medium", "enhance", "av1", "none")),
+    ],
+)
+def test_names_say_how_we_encode(name: str, expected: tuple[str, ...]) -> None:
+    method = make_method(parse_method(name), EvaluateSettings())
+    settings = method._settings(100.0)
+    assert (settings.preset, settings.mode, settings.codec, settings.prompts) == expected

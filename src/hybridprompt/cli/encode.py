@@ -145,6 +145,13 @@ def encode(
             metavar="SIZE|FILE", help="Generator: small, medium, or an ONNX file.", show_default="medium"
         ),
     ] = None,
+    prompts: Annotated[
+        str,
+        typer.Option(
+            help="What prompts are fitted to: gop, all its frames; keyframe, its own picture alone; "
+            "blind: the keyframe is generated everywhere alike; none: nothing is."
+        ),
+    ] = "gop",
     mode: Annotated[
         str,
         typer.Option(
@@ -188,6 +195,7 @@ def encode(
         anchor_interval=parse_interval(anchor_interval),
         tune=tune,  # type: ignore[arg-type]  # checked by EncodeSettings
         generator=generator,
+        prompts=prompts,  # type: ignore[arg-type]  # checked by EncodeSettings
         mode=mode,  # type: ignore[arg-type]  # checked by EncodeSettings
         codec=codec,  # type: ignore[arg-type]  # checked by EncodeSettings
         legacy_keyframe_bytes=legacy_keyframe,

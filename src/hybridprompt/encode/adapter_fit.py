@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from threading import local
 from typing import Final
 
 import numpy as np
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.func import functional_call
 
-from hybridprompt.encode.fit_loss import fit_loss, random_below, set_cosine_rate
+from hybridprompt.encode.descent import Pace, Pair, descend
+from hybridprompt.encode.fit_loss import random_below
 from hybridprompt.encode.operator.frame_map import FrameMap
 from hybridprompt.encode.operator.sampling import downscale, sample
 from hybridprompt.encode.recent import LastTwo
@@ -31,9 +34,6 @@ from hybridprompt.prompt.adapter_coding import MAX_VALUE
 _LAST_RATE_SHARE: Final = 0.05
 _MARGIN: Final = 32
 """Luma samples around the place where most of a later frame's crop comes from."""
-
-Pair = tuple[torch.Tensor, torch.Tensor]
-"""Luma (N, 1, H, W) and chroma (N, 2, H/2, W/2) in [0, 1], or changes of them."""
 
 Place = tuple[slice, slice]
 """Rows and columns of luma, even."""
@@ -65,6 +65,7 @@ class AdapterFitter:
     def __post_init__(self) -> None:
         self.network = self.network.to(self.device)
         self._fitted: LastTwo[bytes, Values] = LastTwo()
+        self._threads = local()
         self._layers = {n: m for n, m in self.network.named_modules() if isinstance(m, nn.Conv2d)}
         self._usual = {n: float(m.weight.square().mean().sqrt()) for n, m in self._layers.items()}
 
@@ -101,6 +102,13 @@ class AdapterFitter:
         descent = _Descent(self, values, base, source, quantiser, later)
         return descent.run(self.settings.joint_steps, self.settings.joint_rate)
 
+    def _own_network(self) -> GeneratorNetwork:
+        """The network for this thread: while it is called with other weights, it holds them."""
+        own: GeneratorNetwork | None = getattr(self._threads, "network", None)
+        if own is None:
+            own = self._threads.network = deepcopy(self.network)
+        return own
+
     def split(self, values: Values) -> list[torch.Tensor]:
         """Gains and offsets of every layer, (2, channels) float32."""
         parts, at = [], 0
@@ -122,7 +130,7 @@ class AdapterFitter:
             changed[f"{name}.bias"] = layer.bias + OFFSET_STEP * self._usual[name] * offsets
         quick = quick_dtype(self.device) is torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=quick):
-            y, uv = functional_call(self.network, changed, (*coded, told))
+            y, uv = functional_call(self._own_network(), changed, (*coded, told))
         return y.float(), uv.float()
 
 
@@ -170,7 +178,6 @@ class _Descent:
         self._base, self._source = base, source
         self._quantiser = quantiser
         self._later = later
-        self._rng = torch.Generator().manual_seed(fitter.settings.seed)
         height, width = base[0].shape
         side = fitter.settings.crop_size
         # No smaller picture than its crop, and no crop beyond the picture.
@@ -183,24 +190,23 @@ class _Descent:
 
     def run(self, steps: int, rate: float) -> Values:
         settings = self._fitter.settings
-        loss = fit_loss(self._fitter.device, settings.seed)
         values = [value.clone().requires_grad_() for value in self._start]
-        optimizer = torch.optim.Adam(values, rate)
-        for step in range(steps):
-            set_cosine_rate(optimizer, rate, _LAST_RATE_SHARE, step, steps)
-            integers = [_rounded(value) for value in values]
-            total = loss(*self._batch(integers), step).total
-            total = total + settings.price * sum(value.abs().sum() for value in integers)
-            optimizer.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+
+        def batch(crops: int, rng: torch.Generator) -> tuple[Pair, Pair]:
+            return self._batch([_rounded(value) for value in values], crops, rng)
+
+        def price() -> torch.Tensor:
+            return settings.price * torch.stack([_rounded(value).abs().sum() for value in values]).sum()
+
+        pace = Pace(steps=steps, rate=rate, last_share=_LAST_RATE_SHARE)
+        descend(values, batch, price, pace, crops=settings.crops, seed=settings.seed)
         fitted = torch.cat([_rounded(value).detach().flatten() for value in values])
         return fitted.cpu().numpy().astype(np.int8)
 
-    def _batch(self, values: Sequence[torch.Tensor]) -> tuple[Pair, Pair]:
+    def _batch(self, values: Sequence[torch.Tensor], crops: int, rng: torch.Generator) -> tuple[Pair, Pair]:
         """Crops as predicted, and of the sources, of the keyframe and later frames in equal shares."""
-        frames = [random_below(1 + len(self._later), self._rng) for _ in range(self._fitter.settings.crops)]
-        places = [self._place() for _ in frames]
+        frames = [random_below(1 + len(self._later), rng) for _ in range(crops)]
+        places = [self._place(rng) for _ in frames]
         regions = [self._region_of(frame, place) for frame, place in zip(frames, places, strict=True)]
         coded = _joined([self._cut(self._base, region) for region in regions])
         made = self._fitter.generate(coded, self._quantiser, values)
@@ -226,10 +232,10 @@ class _Descent:
         luma, chroma = _joined(predicted)
         return (luma.clamp(0, 1), chroma.clamp(0, 1)), _joined(wanted)
 
-    def _place(self) -> Place:
+    def _place(self, rng: torch.Generator) -> Place:
         """A crop on the network's grid: it sees the whole picture at one phase of that."""
         rows, columns = (
-            ALIGNMENT * random_below((whole - crop) // ALIGNMENT + 1, self._rng)
+            ALIGNMENT * random_below((whole - crop) // ALIGNMENT + 1, rng)
             for whole, crop in zip(self._base[0].shape, self._crop, strict=True)
         )
         return slice(rows, rows + self._crop[0]), slice(columns, columns + self._crop[1])

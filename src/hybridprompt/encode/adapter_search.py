@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from hybridprompt.encode.adapter_fit import AdapterFitter, LaterFrame
 from hybridprompt.encode.base import at_equal_bytes
-from hybridprompt.encode.blocks import gate_map
 from hybridprompt.encode.fit import affordable_frames
 from hybridprompt.encode.gop import Candidate
 from hybridprompt.encode.operator.probe import ProbeSettings, probe
-from hybridprompt.encode.settings import GATE_UNIT
+from hybridprompt.encode.search import everywhere_at_one
 from hybridprompt.encode.trials import Choice, Maps, Trials
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.prompt.sections import Adapter, encode_adapter
@@ -45,7 +42,7 @@ class AdapterSearch:
         given: one that is tried beside those that are fitted.  Leaves the trials without one.  Raises as
         Trials.measure does.
         """
-        everywhere = {keyframe.packet: self._everywhere(keyframe, next(iter(base.values())).shape)}
+        everywhere = {keyframe.packet: everywhere_at_one(keyframe, base)}
 
         def cost(adapter: Adapter | None) -> float:
             trials.adapter = adapter
@@ -69,10 +66,6 @@ class AdapterSearch:
             costs.append((cost(Adapter(values)), Adapter(values)))
         trials.adapter = None
         return min(costs, key=lambda pair: pair[0])[1]
-
-    @staticmethod
-    def _everywhere(keyframe: Candidate, shape: tuple[int, ...]) -> Choice:
-        return Choice(keyframe.base_q_idx, gate_map(np.full(shape, GATE_UNIT, np.uint8)))
 
     @staticmethod
     def _later(

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hybridprompt.encode.fit_loss import fit_loss, random_below, set_cosine_rate
+from hybridprompt.encode.descent import Pace, Pair, descend
+from hybridprompt.encode.fit_loss import random_below
 from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT, FitSettings
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Planes
@@ -76,25 +77,25 @@ class StrengthFitter:
         The loss is that of training: LPIPS of both networks, DISTS, L1 and local deviation, on random crops
         of random frames; its gradient passes through Note [Measured responses].  Deterministic for a seed.
         """
-        rng = torch.Generator().manual_seed(self.settings.seed)
-        loss = fit_loss(self.device, self.settings.seed)
         decoded_at = [torch.from_numpy(r.strengths.copy()).to(self.device) for r in responses]
         fitted = [torch.from_numpy(r.start.copy()).to(self.device).requires_grad_() for r in responses]
-        optimizer = torch.optim.Adam(fitted, _LEARNING_RATE)
         # Frames that nothing reaches teach nothing.
         reached = sorted(f for f in frames.decoded if any(f in r.changes for r in responses))
-        for step in range(steps if reached else 0):
-            set_cosine_rate(optimizer, _LEARNING_RATE, _LAST_RATE_SHARE, step, steps)
-            predicted, source = self._batch(frames, responses, decoded_at, fitted, reached, rng)
-            total = loss(predicted, source, step).total
+
+        def batch(crops: int, rng: torch.Generator) -> tuple[Pair, Pair]:
+            return self._batch(frames, responses, decoded_at, fitted, reached, crops, rng)
+
+        def price() -> torch.Tensor:
+            return self.settings.smoothness * torch.stack([_roughness(one) for one in fitted]).sum()
+
+        def confine() -> None:
             for strengths in fitted:
-                total = total + self.settings.smoothness * _roughness(strengths)
-            optimizer.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            with torch.no_grad():
-                for strengths in fitted:
-                    strengths.clamp_(0, self.max_strength)
+                strengths.clamp_(0, self.max_strength)
+
+        pace = Pace(steps=steps, rate=_LEARNING_RATE, last_share=_LAST_RATE_SHARE)
+        if reached:
+            settings = self.settings
+            descend(fitted, batch, price, pace, crops=settings.crops, seed=settings.seed, confine=confine)
         return [strengths.detach().cpu().numpy() for strengths in fitted]
 
     def _batch(
@@ -104,14 +105,15 @@ class StrengthFitter:
         decoded_at: Sequence[torch.Tensor],
         fitted: Sequence[torch.Tensor],
         reached: Sequence[int],
+        crops: int,
         rng: torch.Generator,
-    ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    ) -> tuple[Pair, Pair]:
         """Crops as predicted, and of the sources: luma (N, 1, S, S) and chroma (N, 2, S/2, S/2) in [0, 1]."""
         change = [(now - before).flatten() for now, before in zip(fitted, decoded_at, strict=True)]
         luma, chroma, source_luma, source_chroma = [], [], [], []
         height, width = next(iter(frames.decoded.values()))[0].shape
         rows, columns = min(self.settings.crop_size, height) // 2, min(self.settings.crop_size, width) // 2
-        for _ in range(self.settings.crops):
+        for _ in range(crops):
             frame = reached[random_below(len(reached), rng)]
             top, left = random_below(height // 2 - rows + 1, rng), random_below(width // 2 - columns + 1, rng)
             half = slice(top, top + rows), slice(left, left + columns)

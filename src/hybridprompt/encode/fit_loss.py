@@ -1,8 +1,9 @@
-"""What all fits of prompts share: the loss, that of training with DISTS included, and the descent's pace."""
+"""The loss of all fits of prompts: that of training, with DISTS."""
 
 from __future__ import annotations
 
-import math
+from copy import copy
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -14,20 +15,12 @@ from hybridprompt.evaluate.perceptual import quick_dtype
 _WEIGHTS: Final = LossWeights(dists=1.0, vgg_every=3, vgg_crops=2, vgg_size=128)
 
 
-def fit_loss(device: torch.device, seed: int) -> GeneratorLoss:
-    """The loss, its random choices begun anew from a seed; the networks are shared by all fits."""
-    loss = _networks(device)
+def fit_loss(device: torch.device, seed: int, share: float = 1.0) -> GeneratorLoss:
+    """The loss of a share of a batch, with random choices of its own; the networks are shared by all fits."""
+    loss = copy(_networks(device))
+    loss.weights = replace(_WEIGHTS, vgg_crops=max(1, round(share * _WEIGHTS.vgg_crops)))
     loss.rng = torch.Generator().manual_seed(seed)
     return loss
-
-
-def set_cosine_rate(
-    optimizer: torch.optim.Optimizer, rate: float, last_share: float, step: int, steps: int
-) -> None:
-    """Set the rate of learning of a step: from ``rate`` down to ``last_share`` of it, along a cosine."""
-    cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * (last_share + (1 - last_share) * cosine)
 
 
 def random_below(high: int, rng: torch.Generator) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hybridprompt.encode.base import WORTH_OF_BYTES, at_equal_bytes
 from hybridprompt.encode.gop import Candidate, Gop, can_name
 from hybridprompt.encode.judge import Judge
-from hybridprompt.encode.search import JointSearch, OneByOneSearch, Search
+from hybridprompt.encode.search import BlindSearch, JointSearch, OneByOneSearch, Search
 from hybridprompt.encode.settings import AdapterSettings, FitSettings, Preset
 from hybridprompt.encode.trials import Trials, pays_off
 from hybridprompt.errors import GeneratorError
@@ -173,7 +173,9 @@ class GopGate:
 
     @cached_property
     def _candidates(self) -> list[Candidate]:
-        return self.gop.candidates(self.anchor_interval)
+        if self.preset.prompts == "none":
+            return []
+        return self.gop.candidates(self.anchor_interval if self.preset.prompts == "gop" else None)
 
     @cached_property
     def _fitted(self) -> FittedSearch | None:
@@ -194,6 +196,8 @@ class GopGate:
         return AdapterSearch(self.adapter_fitter, self.worth_of_bytes)
 
     def _search(self, width: int, height: int) -> Search:
+        if self.preset.prompts == "blind":
+            return BlindSearch()
         if self._fitted is not None and _can_be_fitted(width, height):
             return self._fitted
         return JointSearch(self.preset) if self.preset.joint_anchors else OneByOneSearch(self.preset)

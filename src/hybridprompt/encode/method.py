@@ -13,7 +13,7 @@ from typing import Any
 from hybridprompt import __version__
 from hybridprompt.decode.video_file import VideoFile
 from hybridprompt.encode.pipeline import encode_file, load_generator
-from hybridprompt.encode.settings import CodecName, EncodeSettings, ModeName, PresetName
+from hybridprompt.encode.settings import CodecName, EncodeSettings, ModeName, PresetName, PromptsName
 from hybridprompt.evaluate.methods import MethodName, Reference
 from hybridprompt.evaluate.rates import Grid, bitrate_grid
 from hybridprompt.evaluate.settings import EvaluateSettings
@@ -54,6 +54,7 @@ class HybridPromptMethod:
     generator: Path | None = None
     mode: ModeName = "enhance"
     codec: CodecName = "av1"
+    prompts: PromptsName = "gop"
 
     suffix: str = ".mp4"
     max_encodes: int = _MAX_ENCODES
@@ -109,6 +110,7 @@ class HybridPromptMethod:
             generator=self.generator,
             mode=self.mode,
             codec=self.codec,
+            prompts=self.prompts,
             overwrite=True,
         )
 
@@ -116,6 +118,7 @@ class HybridPromptMethod:
 def make_method(name: MethodName, settings: EvaluateSettings) -> HybridPromptMethod:
     """The method with the settings of an evaluation."""
     preset, *other = name.variant.split("-")
+    prompts = other.pop() if len(other) == 1 else "gop"
     mode, codec = other or ("enhance", "av1")
     return HybridPromptMethod(
         name,
@@ -124,6 +127,7 @@ def make_method(name: MethodName, settings: EvaluateSettings) -> HybridPromptMet
         settings.generator,
         mode,  # type: ignore[arg-type]  # as above
         codec,  # type: ignore[arg-type]  # as above
+        prompts,  # type: ignore[arg-type]  # as above
     )
 
 

@@ -44,6 +44,23 @@ class Search(Protocol):
         """
 
 
+class BlindSearch:
+    """The first candidate generated everywhere at strength 1; nothing is searched for."""
+
+    def search(self, trials: Trials, candidates: Sequence[Candidate], base: Maps) -> Found:
+        """See Search.search."""
+        if not candidates:
+            return Found({}, base)
+        everywhere = {candidates[0].packet: everywhere_at_one(candidates[0], base)}
+        return Found(everywhere, trials.measure(everywhere, base))
+
+
+def everywhere_at_one(candidate: Candidate, base: Maps) -> Choice:
+    """The choice that generates a candidate everywhere at strength 1; ``base`` has the shape of the gates."""
+    shape = next(iter(base.values())).shape
+    return Choice(candidate.base_q_idx, gate_map(np.full(shape, GATE_UNIT, np.uint8)))
+
+
 @dataclass(frozen=True)
 class JointSearch:
     """All anchors at once: one decode to learn from and one with the gates, however many anchors.

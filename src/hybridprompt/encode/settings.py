@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,6 +19,7 @@ PresetName = Literal["fast", "medium", "slow"]
 ModeName = Literal["enhance", "replace"]
 CodecName = Literal["av1", "h265", "h264"]
 TuneName = Literal["vq", "psnr", "ssim"]
+PromptsName = Literal["gop", "keyframe", "blind", "none"]
 
 SVT_TUNES: dict[TuneName, int] = {"vq": 0, "psnr": 1, "ssim": 2}
 
@@ -76,8 +77,9 @@ class Preset:
     in a fixed number of decodes, instead of one by one. passes: beyond the first, each lets a third of the
     GOPs be encoded once more for the target. fit: how strengths are fitted, where torch and the metric
     weights are at hand; without them, or where it is None, they are searched for. adapter: how adapters are
-    fitted, where the same is at hand; None is without. key_lambda_factors: of the keyframe's Lagrange
-    multiplier; of several, each GOP gets what serves it best. nal_preset: x264's and x265's own preset.
+    fitted, where the same is at hand; None is without. prompts: see EncodeSettings. key_lambda_factors: of
+    the keyframe's Lagrange multiplier; of several, each GOP gets what serves it best. nal_preset: x264's and
+    x265's own preset.
     still_offsets: of the CRF of mode replace's stills, from the usual one; of several, a GOP gets the first
     that serves it better than the first of all. alternations: how often a GOP of mode replace is encoded anew
     against what its prompt generates. tries_scales: code fewer samples than the source has where that serves
@@ -99,6 +101,17 @@ class Preset:
     fit: FitSettings | None = None
     adapter: AdapterSettings | None = None
     tries_scales: bool = False
+    prompts: PromptsName = "gop"
+
+    def with_prompts(self, prompts: PromptsName) -> Preset:
+        """The preset whose prompts know as much of the source as ``prompts`` says."""
+        fit, adapter = self.fit, self.adapter
+        if prompts == "keyframe":
+            fit = fit and replace(fit, frames=0)
+            adapter = adapter and replace(adapter, frames=0)
+        elif prompts in ("blind", "none"):
+            fit = adapter = None
+        return replace(self, prompts=prompts, fit=fit, adapter=adapter)
 
 
 PRESETS: dict[PresetName, Preset] = {
@@ -164,6 +177,9 @@ class EncodeSettings:
     access structure, whose base pictures alone can be anchors); None leaves only the keyframe. generator: the
     name of a shipped size, or an ONNX file; None is the default. tune: what SVT-AV1 aims at; "vq", visual
     quality, is mostly nearer to the source in LPIPS-Alex, "psnr", its own default, in LPIPS-VGG and PSNR.
+    prompts: what they are fitted to: "gop", frames of the whole GOP, through the codec's decoding;
+    "keyframe", its own picture, and then there are no other anchors; "blind" generates the keyframe
+    everywhere alike; "none" generates nothing.  Prompts are kept only where real decodes of the GOP gain.
     mode: "enhance" refines a stream that is complete without prompts; "replace" has the keyframes in
     prompts only.  codec: of the stream; with "h265" and "h264" the CRF is x265's and x264's, 10 to 51.
     scale: of what is coded, in width and height, to the source; None lets a preset that tries scales choose
@@ -184,6 +200,7 @@ class EncodeSettings:
     anchor_interval: int | None = 32
     generator: Path | None = None
     tune: TuneName = "vq"
+    prompts: PromptsName = "gop"
     mode: ModeName = "enhance"
     codec: CodecName = "av1"
     legacy_keyframe_bytes: int | None = None
@@ -220,6 +237,7 @@ class EncodeSettings:
         for name, value, known in (
             ("mode", self.mode, get_args(ModeName)),
             ("codec", self.codec, get_args(CodecName)),
+            ("prompts", self.prompts, get_args(PromptsName)),
         ):
             if value not in known:
                 raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(known)}")
@@ -239,7 +257,7 @@ class EncodeSettings:
 
     @property
     def effort(self) -> Preset:
-        return PRESETS[self.preset]
+        return PRESETS[self.preset].with_prompts(self.prompts)
 
     @property
     def chooses_scale(self) -> bool:

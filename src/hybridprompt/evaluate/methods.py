@@ -18,10 +18,13 @@ Family = Literal["hybridprompt", "svt-av1", "x265", "x264", "vp9", "frame-by-fra
 
 _OWN_VARIANTS = tuple(
     f"{preset}{mode}"
-    for mode in ("", "-enhance-h265", "-enhance-h264", "-replace-av1", "-replace-h265", "-replace-h264")
+    for mode in (
+        *("", "-enhance-h265", "-enhance-h264", "-replace-av1", "-replace-h265", "-replace-h264"),
+        *("-keyframe", "-blind", "-none"),
+    )
     for preset in ("fast", "medium", "slow")
 )
-"""Preset, and mode and codec where they are not the usual ones: enhance in AV1."""
+"""Preset, and mode and codec where they are not the usual ones, enhance in AV1; or what prompts know."""
 
 # By the name that the user writes: family and variant.
 FULL_SIZE_METHODS: dict[str, tuple[Family, str]] = {

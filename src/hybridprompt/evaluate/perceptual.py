@@ -36,6 +36,20 @@ def _load_convolutions(network: str) -> tuple[list[Conv], list[torch.Tensor]]:
     return convolutions, linear
 
 
+def _laid_out(kernel: torch.Tensor) -> torch.Tensor:
+    """As the backward pass wants it: it would bring it there every time.  float32 stays as it is."""
+    if kernel.dtype == torch.float32:
+        return kernel
+    return kernel.contiguous(memory_format=torch.channels_last)
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) as (N, H, W, C): gradients are laid out like that, and activations mostly are in memory;
+    what is laid out differently multiplies slowly.
+    """
+    return x.permute(0, 2, 3, 1)
+
+
 def quick_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the device computes in it, which takes half the time; else float32."""
     if device.type == "cuda":
@@ -57,7 +71,7 @@ class Lpips:
     ) -> None:
         convolutions, linear = _load_convolutions({"alex": "alexnet", "vgg": "vgg16"}[network])
         self.network = network
-        self.convolutions = [(k.to(device, dtype), b.to(device, dtype)) for k, b in convolutions]
+        self.convolutions = [(_laid_out(k.to(device, dtype)), b.to(device, dtype)) for k, b in convolutions]
         self.linear = [w.to(device) for w in linear]
         self.dtype = dtype
         # The scaling layer of LPIPS, for pictures in [-1, 1].
@@ -101,9 +115,9 @@ class Lpips:
         """Per stage, the distance at every position: (N, h_i, w_i)."""
         maps = []
         for x, y, weight in zip(a, b, self.linear, strict=True):
-            difference = x - y
+            difference = _channels_last(x - y)
             square = difference * difference if torch.is_grad_enabled() else difference.square_()
-            maps.append(torch.einsum("nchw,c->nhw", square, weight.flatten()))
+            maps.append(square @ weight.flatten())
         return maps
 
     def distance(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
@@ -121,13 +135,13 @@ class Dists:
 
     def __init__(self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         convolutions, _ = _load_convolutions("vgg16")
-        self.convolutions = [(k.to(device, dtype), b.to(device, dtype)) for k, b in convolutions]
+        self.convolutions = [(_laid_out(k.to(device, dtype)), b.to(device, dtype)) for k, b in convolutions]
         self.dtype = dtype
         weights = torch.load(dists_weights_path(), map_location=device, weights_only=True)
         alpha, beta = weights["alpha"].detach(), weights["beta"].detach()
         total = alpha.sum() + beta.sum()
-        self.alpha = torch.split(alpha / total, list(self._CHANNELS), dim=1)
-        self.beta = torch.split(beta / total, list(self._CHANNELS), dim=1)
+        self.alpha = torch.split((alpha / total).view(1, 1, 1, -1), list(self._CHANNELS), dim=3)
+        self.beta = torch.split((beta / total).view(1, 1, 1, -1), list(self._CHANNELS), dim=3)
         self._mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1)
         self._std = torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1)
         window = torch.tensor([0.25, 0.5, 0.25], device=device, dtype=dtype)
@@ -159,12 +173,13 @@ class Dists:
         stabiliser = 1e-6
         similarity = torch.zeros(a[0].shape[0], device=a[0].device)
         for x, y, alpha, beta in zip(a, b, self.alpha, self.beta, strict=True):
-            mean_x, mean_y = x.mean((2, 3), keepdim=True), y.mean((2, 3), keepdim=True)
+            x, y = _channels_last(x), _channels_last(y)
+            mean_x, mean_y = x.mean((1, 2), keepdim=True), y.mean((1, 2), keepdim=True)
             texture = (2 * mean_x * mean_y + stabiliser) / (mean_x**2 + mean_y**2 + stabiliser)
             x, y = x - mean_x, y - mean_y
-            variance_x = (x * x).mean((2, 3), keepdim=True)
-            variance_y = (y * y).mean((2, 3), keepdim=True)
-            covariance = (x * y).mean((2, 3), keepdim=True)
+            variance_x = (x * x).mean((1, 2), keepdim=True)
+            variance_y = (y * y).mean((1, 2), keepdim=True)
+            covariance = (x * y).mean((1, 2), keepdim=True)
             structure = (2 * covariance + stabiliser) / (variance_x + variance_y + stabiliser)
             similarity = similarity + (alpha * texture + beta * structure).sum((1, 2, 3))
         return 1 - similarity
