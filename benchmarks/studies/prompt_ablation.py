@@ -166,7 +166,7 @@ class Study:
         self.pictures = [picture.copied() for picture in pictures]
         self.source = source
         self.target = rates[0] if source.height > 900 else rates[-1]
-        self.packets, self.kbps = self._coded()
+        self.packets, self.kbps, self.crf = self._coded()
         self.gop = Gop(self.packets, None, source.time_base, self.pictures.__getitem__)
         supervising = {
             f + d
@@ -179,18 +179,18 @@ class Study:
         self.meter = Meter(self.pictures, [free[i] for i in sample_frames(len(free), 6)])
         self.size = source.width, source.height
 
-    def _coded(self) -> tuple[list[CodedPacket], float]:
-        """The GOP as the encoder codes it, as near below the rate as a few encodes come."""
+    def _coded(self) -> tuple[list[CodedPacket], float, float]:
+        """The GOP as the encoder codes it, as near below the rate as a few encodes come; kbit/s and CRF."""
         encoder = BaseEncoder(self.source, EncodeSettings(crf=64.0, preset="medium"), LpipsJudge)
         factor = PRESETS["medium"].key_lambda_factors[0]
         seconds = len(self.pictures) / float(self.source.average_rate)
         crf = 64.0
-        found: tuple[list[CodedPacket], float] | None = None
+        found: tuple[list[CodedPacket], float, float] | None = None
         for _ in range(_RATE_ENCODES):
             base = encoder.encode(self.pictures, crf, factor)
             kbps = base.size_bytes * 8 / 1000 / seconds
             if kbps <= self.target and (found is None or kbps > found[1]):
-                found = base.packets, kbps
+                found = base.packets, kbps, crf
             if 0.985 * self.target <= kbps <= self.target:
                 break
             crf = crf_at(relative_log_bytes(crf) + math.log(0.993 * self.target / kbps))
