@@ -2,7 +2,7 @@
 
 Note [Parts of a batch]: the operators on crops of some 200 samples are too small for several threads each:
 with two, a step takes 0.8 of its time.  So the crops of a step are divided, and the parts are computed beside
-each other, on one thread each: 0.55.  The parts have their own random choices, and are as many on every
+each other, on one thread each: 0.65.  The parts have their own random choices, and are as many on every
 device, so that the outcome depends on neither threads nor timing.
 """
 
