@@ -15,17 +15,15 @@ Medians of the repeats.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from figures import FIGURES, save_csv
-from prompt_ablation import Study
+from prompt_ablation import Study, gop_parser
 from rich.console import Console
 from rich.table import Table
 
@@ -76,12 +74,8 @@ def decide(study: Study, preset: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Seconds that deciding the prompts of a GOP takes.")
-    parser.add_argument("clips", nargs="+", type=Path)
+    parser = gop_parser("Seconds that deciding the prompts of a GOP takes.")
     parser.add_argument("--preset", choices=list(PRESETS), default="medium")
-    parser.add_argument("--share", type=float, default=0.5, help="where in the clip the GOP begins")
-    parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--kbps", type=float, nargs=2, default=[200, 120])
     parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args()
     table, rows = Table(*COLUMNS), []

@@ -26,7 +26,7 @@ import argparse
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -210,6 +210,15 @@ class Study:
         shown = {f: planes for f, planes in decoder.decode(0, self.meter.frames, injection)}
         return self.meter.measure(shown, name, int(picture is not None), 0, 0.0)
 
+    def decoded(
+        self, packets: list[CodedPacket], generator: Generator, frames: Collection[int]
+    ) -> Iterator[tuple[int, Picture]]:
+        """Some frames of packets of this GOP with prompts, as a player shows them."""
+        generators = GeneratorRegistry([generator], shipped=False)
+        for shown in decode_gop(packets, GopDecoding(self.source.time_base, None, generators, threads=2)):
+            if shown.index in frames:
+                yield shown.index, shown.picture
+
     def prompted(
         self,
         name: str,
@@ -227,14 +236,8 @@ class Study:
         seconds = time.perf_counter() - started
         packets = attach_prompts(self.gop, decision.anchors)
         added = sum(len(p.data) for p in packets) - sum(len(p.data) for p in self.packets)
-        decoding = GopDecoding(
-            self.source.time_base, None, GeneratorRegistry([generator], shipped=False), threads=2
-        )
-        shown = {
-            p.index: p.picture.copied().planes
-            for p in decode_gop(packets, decoding)
-            if p.index in self.meter.frames
-        }
+        decoded = self.decoded(packets, generator, self.meter.frames)
+        shown = {frame: picture.copied().planes for frame, picture in decoded}
         return self.meter.measure(shown, name, len(decision.anchors), added, seconds)
 
     def free_pixels(self) -> Shown:
@@ -323,20 +326,26 @@ def _supervised(preset: PresetName) -> tuple[int, int]:
     return _fit_of(preset).frames, 0 if adapter is None else adapter.frames
 
 
-def percent(value: float, base: float) -> str:
+def percent(value: float, base: float, digits: int = 1) -> str:
     """Change against the base."""
-    return f"{100 * (value / base - 1):+.1f}"
+    return f"{100 * (value / base - 1):+.{digits}f}"
 
 
 NAMES = ["blind", "adapted", "fast", "own", "keyframe", "strengths", "end-to-end", "original"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Ablation of the prompt's fitting, by real decodes.")
+def gop_parser(description: str) -> argparse.ArgumentParser:
+    """Options of what takes one GOP of each clip, see Study."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--share", type=float, default=0.5, help="where in the clip the GOP begins")
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--kbps", type=float, nargs=2, default=[200, 120])
+    return parser
+
+
+def main() -> None:
+    parser = gop_parser("Ablation of the prompt's fitting, by real decodes.")
     parser.add_argument(
         "--prompts", nargs="+", default=NAMES, help="what to compare with the base; also slow and free"
     )

@@ -12,18 +12,15 @@ and for what it decides, the same and DISTS of whole pictures beside the judged 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 
 import torch
 from figures import FIGURES, save_csv
-from prompt_ablation import Study
+from prompt_ablation import Study, gop_parser, percent
 from rich.console import Console
 from rich.table import Table
 
-from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.encode import gate as gate_module
 from hybridprompt.encode.gate import AnchorDecision, GopGate, attach_prompts, make_adapter_fitter, make_fitter
 from hybridprompt.encode.judge import LpipsJudge, MapArray
@@ -33,7 +30,7 @@ from hybridprompt.evaluate.compare import picture_to_rgb
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator
-from hybridprompt.generator.registry import GeneratorRegistry, load_shipped
+from hybridprompt.generator.registry import load_shipped
 from hybridprompt.video.picture import Picture
 
 _GRID = (3, 4)
@@ -101,24 +98,18 @@ class Whole:
     def distances(self, anchors: tuple[AnchorDecision, ...]) -> list[float]:
         """Mean LPIPS-Alex, LPIPS-VGG and DISTS of the GOP with these anchors."""
         study = self._study
-        generators = GeneratorRegistry([self._generator], shipped=False)
-        decoding = GopDecoding(study.source.time_base, None, generators, threads=2)
         found: list[list[float]] = []
-        for shown in decode_gop(attach_prompts(study.gop, anchors), decoding):
-            if shown.index in self._frames:
-                mine, wanted = (picture_to_rgb(p) for p in (shown.picture, study.pictures[shown.index]))
-                with torch.inference_mode():
-                    found.append([float(network(mine, wanted)) for network in self._networks])
+        packets = attach_prompts(study.gop, anchors)
+        for frame, picture in study.decoded(packets, self._generator, self._frames):
+            mine, wanted = (picture_to_rgb(p) for p in (picture, study.pictures[frame]))
+            with torch.inference_mode():
+                found.append([float(network(mine, wanted)) for network in self._networks])
         return [fmean(values) for values in zip(*found, strict=True)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What two networks say of prompts, step by step.")
-    parser.add_argument("clips", nargs="+", type=Path)
+    parser = gop_parser("What two networks say of prompts, step by step.")
     parser.add_argument("--prompts", nargs="+", choices=["gop", "keyframe"], default=["gop", "keyframe"])
-    parser.add_argument("--share", type=float, default=0.5, help="where in the clip the GOP begins")
-    parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--kbps", type=float, nargs=2, default=[200, 120])
     arguments = parser.parse_args()
     gate_module.Trials = Watched  # type: ignore[misc]
     generator, judge = load_shipped(threads=2), TwoNetworks()
@@ -146,7 +137,7 @@ def main() -> None:
 
 
 def _percent(found: Sequence[float], base: Sequence[float]) -> list[str]:
-    return [f"{100 * (a / b - 1):+.2f}" for a, b in zip(found, base, strict=True)]
+    return [percent(a, b, digits=2) for a, b in zip(found, base, strict=True)]
 
 
 if __name__ == "__main__":
