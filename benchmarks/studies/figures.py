@@ -138,6 +138,12 @@ def _with_palette(pixels: Image.Image) -> Image.Image:
     return out
 
 
+def at_bytes(points: Iterable[Sequence[float]], size_bytes: float) -> list[float]:
+    """Values at a number of bytes, log over log, between points of (bytes, values ...)."""
+    sizes, *columns = np.log(np.array(sorted(points))).T
+    return [float(np.exp(np.interp(np.log(size_bytes), sizes, values))) for values in columns]
+
+
 def save_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write the numbers of a figure."""
     text = io.StringIO()

@@ -14,7 +14,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +21,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import find_clips, percent
-from figures import FIGURES, save_csv
+from figures import FIGURES, at_bytes, save_csv
 
 from hybridprompt.decode.still import decode_still
 from hybridprompt.encode.still_encoder import code_still
@@ -98,8 +97,7 @@ def main() -> None:
                 with torch.inference_mode():
                     rgb = picture_to_rgb(shown)
                     points.append((size_bytes, *(float(network(rgb, original)) for network in networks)))
-            sizes, *distances = np.log(np.array(sorted(points))).T
-            found = [float(np.exp(np.interp(np.log(target), sizes, values))) for values in distances]
+            found = at_bytes(points, target)
             first = first or found
             change = " / ".join(percent(a, b) for a, b in zip(found, first, strict=True))
             table.add_row(clip.name, name, str(target), *(f"{value:.4f}" for value in found), change)

@@ -26,6 +26,7 @@ from rich.progress import track
 from hybridprompt.decode.still import decode_still
 from hybridprompt.encode.still_encoder import encode_still
 from hybridprompt.errors import HybridPromptError
+from hybridprompt.prompt.sections import Still
 from hybridprompt.train.corpus import CLIP_SUFFIXES, IMAGE_SUFFIXES
 from hybridprompt.train.sample_files import save_sample, stack_planes
 from hybridprompt.video.picture import Picture, picture_from_frame
@@ -92,6 +93,13 @@ def photo(path: Path, rng: np.random.Generator) -> Picture | None:
     return picture_from_frame(frame)
 
 
+def smaller_still(picture: Picture, scale: Fraction, crf: float) -> Still:
+    """An AV1 still of fewer samples, or as many."""
+    small = scaled(picture, *scaled_size(picture.width, picture.height, scale)) if scale < 1 else picture
+    still, _ = encode_still(small, crf, preset=5, tune=0)
+    return still
+
+
 def stacked(picture: Picture) -> NDArray[np.uint8]:
     """Planes as training has them, of whole multiples of what the network takes."""
     width, height = picture.width // _GRID * _GRID, picture.height // _GRID * _GRID
@@ -112,9 +120,7 @@ def sample(
     if picture is None:
         return None
     scale, crf = scales[int(rng.integers(len(scales)))], float(rng.integers(crfs[0], crfs[1] + 1))
-    small = scaled(picture, *scaled_size(picture.width, picture.height, scale)) if scale < 1 else picture
-    still, _ = encode_still(small, crf, preset=5, tune=0)
-    decoded = decode_still(still, picture.width, picture.height)
+    decoded = decode_still(smaller_still(picture, scale, crf), picture.width, picture.height)
     y, u, v = decoded.planes
     return {
         "source": stacked(picture),

@@ -41,18 +41,17 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import find_clips, percent
-from figures import FIGURES, save_csv
+from figures import FIGURES, at_bytes, save_csv
+from still_corpus import smaller_still
 
 from hybridprompt.decode.still import DecodedStill, decode_still
 from hybridprompt.encode.judge import LpipsJudge, MapArray
-from hybridprompt.encode.still_encoder import encode_still
 from hybridprompt.evaluate.compare import picture_to_rgb
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import load_chosen, load_shipped
 from hybridprompt.video.peer_encoder import PeerSettings, decoded_pictures, encode_peer_file, track_bytes
 from hybridprompt.video.picture import Picture
-from hybridprompt.video.scaling import scaled, scaled_size
 from hybridprompt.video.source import VideoSource
 
 BASE = "AV1 1/2"
@@ -62,7 +61,6 @@ METRICS = ("LPIPS-Alex", "LPIPS-VGG", "DISTS")
 COLUMNS = ("clip", "bits_per_pixel", "still", "generator", *METRICS)
 STILLS = ("AV1", "HEVC", "AVIF")
 TABLE = FIGURES / "still_scale.csv"
-_PRESET, _TUNE = 5, 0
 _CENTRE = 384
 _BLOCK = 64
 _STRENGTHS = 0.0, 0.5, 1.0, 1.5, 2.0
@@ -87,8 +85,7 @@ class Coded:
 
 def av1(picture: Picture, scale: Fraction, makers: Mapping[str, Maker], crf: float) -> Coded:
     """An AV1 still of fewer samples, alone and as made of it."""
-    small = scaled(picture, *scaled_size(picture.width, picture.height, scale)) if scale < 1 else picture
-    still, _ = encode_still(small, crf, preset=_PRESET, tune=_TUNE)
+    still = smaller_still(picture, scale, crf)
 
     def shown() -> dict[str, torch.Tensor]:
         decoded = decode_still(still, picture.width, picture.height)
@@ -100,12 +97,19 @@ def av1(picture: Picture, scale: Fraction, makers: Mapping[str, Maker], crf: flo
     return Coded(len(still.data), shown)
 
 
+def generated(generator: Generator, still: DecodedStill, strengths: NDArray[np.float32]) -> Planes:
+    """What a generator makes of a still, with strengths for blocks of 64 samples."""
+    return generator.generate(
+        still.planes, quantiser=still.base_q_idx, strengths=strengths, block_size=_BLOCK
+    )
+
+
 def everywhere(generator: Generator) -> Maker:
     """Generates at strength 1."""
 
     def make(picture: Picture, still: DecodedStill) -> Planes:
-        one = np.ones((-(-picture.height // _BLOCK), -(-picture.width // _BLOCK)), np.float32)
-        return generator.generate(still.planes, quantiser=still.base_q_idx, strengths=one, block_size=_BLOCK)
+        shape = -(-picture.height // _BLOCK), -(-picture.width // _BLOCK)
+        return generated(generator, still, np.ones(shape, np.float32))
 
     return make
 
@@ -120,15 +124,12 @@ def gated(generator: Generator, judge: LpipsJudge) -> Maker:
             y, u, v = planes
             return judge.distance_map(replace(picture, y=y, u=u, v=v), reference, _BLOCK)
 
-        def generate(strengths: NDArray[np.float32]) -> Planes:
-            return generator.generate(
-                still.planes, quantiser=still.base_q_idx, strengths=strengths, block_size=_BLOCK
-            )
-
         found = [distances(still.planes)]
         for strength in _STRENGTHS[1:]:
-            found.append(distances(generate(np.full(found[0].shape, strength, np.float32))))
-        return generate(np.array(_STRENGTHS, np.float32)[np.stack(found).argmin(0)])
+            alike = np.full(found[0].shape, strength, np.float32)
+            found.append(distances(generated(generator, still, alike)))
+        best = np.array(_STRENGTHS, np.float32)[np.stack(found).argmin(0)]
+        return generated(generator, still, best)
 
     return make
 
@@ -202,14 +203,10 @@ def distances(
 ) -> dict[str, list[float]]:
     """By generator, the distances at the bytes, interpolated between two stills."""
     points: dict[str, list[list[float]]] = defaultdict(list)
-    for coded in sorted(found, key=lambda c: c.size_bytes):
+    for coded in found:
         for name, rgb in coded.shown().items():
             points[name].append([coded.size_bytes, *measure(rgb)])
-    at: dict[str, list[float]] = {}
-    for name, rows in points.items():
-        sizes, *columns = np.log(np.array(rows)).T
-        at[name] = [float(np.exp(np.interp(np.log(target), sizes, values))) for values in columns]
-    return at
+    return {name: at_bytes(rows, target) for name, rows in points.items()}
 
 
 Rows = dict[tuple[str, str, str, str], list[float]]
