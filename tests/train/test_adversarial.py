@@ -128,7 +128,7 @@ def test_score_sees_what_its_docstring_says() -> None:
     scores[0, 0, scores.shape[2] // 2, scores.shape[3] // 2].backward()
     assert picture.grad is not None
     seen = picture.grad[0, 0].abs().sum(0).nonzero()
-    assert int(seen.max() - seen.min()) + 1 == 34
+    assert int(seen.max() - seen.min()) + 1 == 38
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,32 +22,46 @@ from hybridprompt.errors import ConfigError
 
 _PHASES = 8
 _CHANNELS = (32, 64, 96)
+_DETAIL_GAIN = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialSettings:
-    """weight: of L_g, 0 leaves the stage out; start_step: the first step of both; learning_rate: of D."""
+    """Of the stage.
+
+    weight: of L_g, 0 leaves the stage out; start_step: from which on it counts; lead: how many steps earlier
+    D begins to learn; learning_rate: of D.
+    """
 
     weight: float = 0.0
     start_step: int = 0
+    lead: int = 0
     learning_rate: float = 2e-4
 
     def __post_init__(self) -> None:
-        if not (self.weight >= 0 and self.start_step >= 0 and self.learning_rate > 0):
+        if not (self.weight >= 0 and self.start_step >= 0 and self.lead >= 0 and self.learning_rate > 0):
             raise ConfigError(
-                f"[adversarial] weight = {self.weight}, start_step = {self.start_step}, learning_rate = "
-                f"{self.learning_rate}: expected at least 0, at least 0, and above 0"
+                f"[adversarial] weight = {self.weight}, start_step = {self.start_step}, lead = {self.lead}, "
+                f"learning_rate = {self.learning_rate}: expected at least 0, three times, and above 0"
             )
 
 
+def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore what it has learnt; its settings, as whether it can be captured, stay those of this run."""
+    optimiser.load_state_dict(state | {"param_groups": optimiser.state_dict()["param_groups"]})
+
+
 class PatchDiscriminator(nn.Module):
-    """Luma (N, 1, H, W) in [0, 1] to one score for every 4 x 4 pixels; a score sees 34 x 34 pixels."""
+    """Luma (N, 1, H, W) in [0, 1] to one score for every 4 x 4 pixels; a score sees 38 x 38 pixels.
+
+    It gets the detail by itself, too, made stronger: pictures that it tells apart differ in that, by little.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         first, second, third = _CHANNELS
         self.layers = nn.Sequential(
-            nn.Conv2d(1, first, 4, stride=2, padding=1),
+            nn.Conv2d(2, first, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
             nn.Conv2d(first, second, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
@@ -56,27 +71,54 @@ class PatchDiscriminator(nn.Module):
         )
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.layers(y - 0.5)
+        detail = y - F.avg_pool2d(F.pad(y, (2, 2, 2, 2), mode="reflect"), 5, 1)
+        scores: torch.Tensor = self.layers(torch.cat([y - 0.5, _DETAIL_GAIN * detail], 1))
         return scores
 
 
 class AdversarialStage:
-    """The discriminator with an optimiser and random numbers of its own, so that nothing else moves."""
+    """The discriminator with an optimiser and random numbers of its own, so that nothing else moves.
 
-    def __init__(self, settings: AdversarialSettings, *, device: torch.device, seed: int) -> None:
+    captured: whether its steps are captured on a CUDA device.
+    """
+
+    def __init__(
+        self, settings: AdversarialSettings, *, device: torch.device, seed: int, captured: bool = False
+    ) -> None:
         self.settings = settings
+        self._places: tuple[torch.Tensor, torch.Tensor] | None = None
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.discriminator = PatchDiscriminator().to(device)
         self.optimiser = torch.optim.Adam(
-            self.discriminator.parameters(), lr=settings.learning_rate, betas=(0.5, 0.99)
+            self.discriminator.parameters(),
+            lr=settings.learning_rate,
+            betas=(0.5, 0.99),
+            capturable=captured and device.type == "cuda",
         )
         self.rng = torch.Generator().manual_seed(seed)
 
     def active(self, step: int) -> bool:
+        """Whether what D says counts."""
         return step >= self.settings.start_step
 
+    def learns(self, step: int) -> bool:
+        """Whether D learns."""
+        return step >= self.settings.start_step - self.settings.lead
+
+    def look(self, rng: np.random.Generator, size: int) -> None:
+        """Choose the phase of the next cuts of pictures of ``size`` pixels, in tensors of fixed places."""
+        if self._places is None:
+            device = next(self.discriminator.parameters()).device
+            rows, columns = (torch.zeros(size - _PHASES, dtype=torch.long, device=device) for _ in range(2))
+            self._places = rows, columns
+        for places, start in zip(self._places, rng.integers(0, _PHASES, 2), strict=True):
+            places.copy_(torch.arange(len(places)) + int(start), non_blocking=True)
+
     def _cut(self, *pictures: torch.Tensor) -> list[torch.Tensor]:
+        if self._places is not None:
+            rows, columns = self._places
+            return [picture.index_select(2, rows).index_select(3, columns) for picture in pictures]
         dy, dx = (int(torch.randint(_PHASES, (1,), generator=self.rng)) for _ in range(2))
         return [picture[..., dy:, dx:] for picture in pictures]
 
@@ -89,14 +131,14 @@ class AdversarialStage:
         finally:
             self.discriminator.requires_grad_(True)
 
-    def learn(self, generated: torch.Tensor, source: torch.Tensor) -> float:
-        """Take one step of the discriminator on luma of both kinds; returns L_d."""
+    def learn(self, generated: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        """Take one step of the discriminator on luma of both kinds; returns L_d, a scalar."""
         fake, real = self._cut(generated.detach(), source)
         loss = F.relu(1 - self.discriminator(real)).mean() + F.relu(1 + self.discriminator(fake)).mean()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
-        return float(loss.detach())
+        return loss.detach()
 
     def state(self) -> dict[str, Any]:
         return {
@@ -107,5 +149,5 @@ class AdversarialStage:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.discriminator.load_state_dict(state["discriminator"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        restore_optimiser(self.optimiser, state["optimiser"])
         self.rng.set_state(state["rng"].cpu())

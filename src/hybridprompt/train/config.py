@@ -59,11 +59,17 @@ class TrainConfig:
     device: str = "cpu"
     precision: Precision = "float32"
     """Of the networks' arithmetic; weights and their moving average stay in float32."""
+    captured: bool = False
+    """Samples on the device, and steps that wait for nothing, on CUDA as graphs; see `captured`.
+
+    Samples that come to a corpus during the run take no part in it.
+    """
     log_every: int = 50
     validate_every: int = 1000
     validation_pictures: int = 16
     save_seconds: float = 120.0
     generated_inputs: float = 0.25
+    """Share of a batch's coded crops that are replaced by what the network makes of them."""
     start_from: Path | None = None
     narrow_from: Path | None = None
     """Weights of a network with more channels, or as many, whose strongest are the start.
@@ -92,6 +98,10 @@ class TrainConfig:
             raise ConfigError(
                 f"precision = {self.precision!r}: expected one of {', '.join(get_args(Precision))}"
             )
+        if not 0 <= self.generated_inputs <= 1:
+            raise ConfigError(f"generated_inputs = {self.generated_inputs}: expected from 0 to 1")
+        if self.captured and self.distillation is not None:
+            raise ConfigError("captured: not with a [distillation]")
         for name in ("finest_key", "finest_inter"):
             if not 0 <= getattr(self, name) <= 255:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected from 0 to 255")

@@ -22,8 +22,10 @@ from hybridprompt.evaluate.colour import yuv420_to_rgb
 from hybridprompt.evaluate.loss import GeneratorLoss
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.generator.network import GeneratorNetwork
-from hybridprompt.train.adversarial import AdversarialStage
+from hybridprompt.train.adversarial import AdversarialStage, restore_optimiser
+from hybridprompt.train.captured import CapturedStep, DeviceLoss
 from hybridprompt.train.config import TrainConfig
+from hybridprompt.train.resident import ResidentSamples
 from hybridprompt.train.samples import Batch, SampleStore, whole_picture
 from hybridprompt.train.teacher import Teacher, narrow, read_weights, widen
 
@@ -59,9 +61,13 @@ class Ema:
         self.network.load_state_dict(network.state_dict())
         self.network.requires_grad_(False)
 
+    def decay_at(self, step: int) -> float:
+        """What is kept of the average after so many steps."""
+        return min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
     def update(self, network: GeneratorNetwork, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = self.decay_at(step)
         for mean, value in zip(self.network.parameters(), network.parameters(), strict=True):
             mean.lerp_(value, 1 - decay)
 
@@ -99,6 +105,8 @@ class Trainer:
         self.config = config
         self.device = torch.device(config.device)
         self.dtype: torch.dtype = getattr(torch, config.precision)
+        # Of shapes that never change.
+        torch.backends.cudnn.benchmark = config.captured
         self.folder = config.run_folder
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
@@ -108,14 +116,23 @@ class Trainer:
         )
         self.ema = Ema(self.network, config.ema_decay)
         self.ema.network.to(self.device)
+        # A captured step reads its learning rate on the device.
+        on_device = config.captured and self.device.type == "cuda"
+        rate = torch.tensor(config.learning_rate, device=self.device) if on_device else config.learning_rate
         self.optimiser = torch.optim.Adam(
-            self.network.parameters(), lr=config.learning_rate, betas=(0.9, 0.99)
+            self.network.parameters(),
+            lr=rate,
+            betas=(0.9, 0.99),
+            capturable=on_device,
+            fused=on_device or None,
         )
         self.rng = np.random.default_rng(config.seed)
         self.torch_rng = torch.Generator().manual_seed(config.seed)
         self.adversarial = None
         if config.adversarial.weight > 0:
-            self.adversarial = AdversarialStage(config.adversarial, device=self.device, seed=config.seed)
+            self.adversarial = AdversarialStage(
+                config.adversarial, device=self.device, seed=config.seed, captured=config.captured
+            )
         self.step = 0
         self.spent = 0.0
         checkpoint = self.folder / "checkpoint.pt"
@@ -148,7 +165,7 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.ema.network.load_state_dict(state["ema"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        restore_optimiser(self.optimiser, state["optimiser"])
         self.rng.bit_generator.state = state["numpy_rng"]
         self.torch_rng.set_state(state["torch_rng"].cpu())
         if self.adversarial is not None and "adversarial" in state:
@@ -222,16 +239,16 @@ class Trainer:
             distance = self.teacher.distance(generated, batch)
             total = total + config.distillation.weight * distance
             found["teacher"] = float(distance.detach())
-        playing = self.adversarial if self.adversarial and self.adversarial.active(step) else None
-        if playing is not None:
-            total = total + config.adversarial.weight * playing.term(generated[0])
+        stage = self.adversarial
+        if stage is not None and stage.active(step):
+            total = total + config.adversarial.weight * stage.term(generated[0])
         self.optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
         if bool(torch.isfinite(norm)):
             self.optimiser.step()
-        if playing is not None:
-            found["discriminator"] = playing.learn(generated[0], batch.source[0])
+        if stage is not None and stage.learns(step):
+            found["discriminator"] = float(stage.learn(generated[0], batch.source[0]))
         self.step += 1
         self.ema.update(self.network, self.step)
         return found
@@ -241,18 +258,45 @@ class Trainer:
         folders = (folder / split for folder in (config.corpus, *config.more_corpora))
         return SampleStore(*folders, finest=(config.finest_key, config.finest_inter))
 
+    def _captured(self, store: SampleStore) -> CapturedStep:
+        config = self.config
+        return CapturedStep(
+            self.network,
+            self.ema.network,
+            self.optimiser,
+            ResidentSamples(store.samples, config.crop, self.device),
+            DeviceLoss(config.loss, config.crop, self.device, self.dtype),
+            batch=config.batch,
+            generated=round(config.generated_inputs * config.batch),
+            clip_norm=config.clip_norm,
+            dtype=self.dtype,
+            adversarial=self.adversarial,
+        )
+
     def run(self, report: Report = logger.info) -> Scores:
         """Train until ``config.steps``, or for ``config.seconds``; validates at the end, and returns that."""
         config = self.config
         train, validation = (self._store(split) for split in ("train", "validation"))
-        loss = GeneratorLoss(config.loss, self.device, self.torch_rng, alex_dtype=self.dtype)
+        captured = loss = None
+        if config.captured:
+            captured = self._captured(train)
+        else:
+            loss = GeneratorLoss(config.loss, self.device, self.torch_rng, alex_dtype=self.dtype)
         started, saved, first = time.monotonic(), time.monotonic(), self.step
         terms: dict[str, list[float]] = {}
         scores = None
         while self.step < config.steps and not 0 < config.seconds <= self.spent:
             begun = time.monotonic()
-            batch = train.batch(self.rng, config.batch, config.crop, device=self.device)
-            found = self._learn(batch, loss)
+            found: dict[str, float | None] = {}
+            if loss is not None:
+                batch = train.batch(self.rng, config.batch, config.crop, device=self.device)
+                found = self._learn(batch, loss)
+            if captured is not None:
+                rate = learning_rate(config, self.step, self.spent)
+                captured.step(self.rng, self.step, rate, self.ema.decay_at(self.step + 1))
+                self.step += 1
+                if self.step % config.log_every == 0:
+                    found |= captured.means()
             self.spent += time.monotonic() - begun
             for name, value in found.items():
                 if value is not None:
