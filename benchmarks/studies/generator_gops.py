@@ -50,11 +50,9 @@ def main() -> None:
     found: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     for path in arguments.clips:
         study = Study(path, arguments.share, arguments.seconds, arguments.kbps)
-        base = study.injected("base", None)
+        base = study.base()
         for generator in generators:
-            for shown in study.all(generator, arguments.prompts):
-                if shown.prompt == "base":
-                    continue
+            for shown in study.compared(generator, arguments.prompts):
                 rows.append(_row(study, generator.name, shown, base))
                 console.print(*rows[-1])
                 found[shown.prompt, generator.name].append(

@@ -271,11 +271,14 @@ class Study:
         found = self.injected("free pixels", (y, uv[0].copy(), uv[1].copy()))
         return replace(found, seconds=time.perf_counter() - started)
 
-    def all(self, generator: Generator, names: list[str]) -> Iterator[Shown]:
-        """Everything the table compares, the base first."""
+    def base(self) -> Shown:
+        """The stream without prompts."""
+        return self.injected("base", None)
+
+    def compared(self, generator: Generator, names: list[str]) -> Iterator[Shown]:
+        """What the table compares with the base."""
         medium, slow = PRESETS["medium"], PRESETS["slow"]
         fit, adapter = _fit_of("medium"), medium.adapter
-        yield self.injected("base", None)
         for name in ("blind", "adapted"):
             if name in names:
                 yield self.blind(name, generator, adapter if name == "adapted" else None)
@@ -356,9 +359,8 @@ def main() -> None:
     console = Console(width=170)
     for path in arguments.clips:
         study = Study(path, arguments.share, arguments.seconds, arguments.kbps)
-        base: Shown | None = None
-        for shown in study.all(generator, arguments.prompts):
-            base = base or shown
+        base = study.base()
+        for shown in itertools.chain([base], study.compared(generator, arguments.prompts)):
             relative = [percent(getattr(shown, n), getattr(base, n)) for n in ("alex", "vgg", "dists")]
             row = (
                 study.name, f"{study.kbps:.1f}", shown.prompt, str(shown.anchors), str(shown.size_bytes),

@@ -234,6 +234,25 @@ class DeviceLoss:
         return total, {name: term.detach() for name, term in terms.items()}
 
 
+@torch.no_grad()
+def with_generated_inputs(network: GeneratorNetwork, batch: Batch, strengths: torch.Tensor) -> Batch:
+    """Replace the first coded crops by what the network makes of them, at strengths (count, 1, 1, 1).
+
+    An anchor inside a GOP is predicted from generated pictures: there the network must leave the detail
+    that it meets alone, and not pile more upon it.
+    """
+    count = len(strengths)
+    if count == 0:
+        return batch
+    coded = batch.coded[0][:count], batch.coded[1][:count]
+    made = network(*coded, batch.quantiser[:count])
+    planes = []
+    for whole, mine, generated in zip(batch.coded, coded, made, strict=True):
+        mixed = mine + strengths * (generated - mine)
+        planes.append(torch.cat([(mixed.clamp(0, 1) * 255).round() / 255, whole[count:]]))
+    return Batch((planes[0], planes[1]), batch.source, batch.quantiser)
+
+
 class CapturedStep:
     """Steps of one run.
 
@@ -307,26 +326,12 @@ class CapturedStep:
             sums.zero_()
         return {name: total / count for name, (total, count) in found.items() if count}
 
-    def _with_generated_inputs(self, batch: Batch) -> Batch:
-        """As `loop.Trainer` replaces some coded crops by what the network makes of them."""
-        count = len(self._strengths)
-        if count == 0:
-            return batch
-        coded = batch.coded[0][:count], batch.coded[1][:count]
-        made = self.network(*coded, batch.quantiser[:count])
-        planes = []
-        for whole, mine, generated in zip(batch.coded, coded, made, strict=True):
-            mixed = mine + self._strengths * (generated - mine)
-            planes.append(torch.cat([(mixed.clamp(0, 1) * 255).round() / 255, whole[count:]]))
-        return Batch((planes[0], planes[1]), batch.source, batch.quantiser)
-
     def _run(self, kind: Kind) -> None:
         batch = self.samples.batch(self._drawn, self._quantisers)
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16, cache_enabled=False
         ):
-            with torch.no_grad():
-                batch = self._with_generated_inputs(batch)
+            batch = with_generated_inputs(self.network, batch, self._strengths)
             made = self.network(*batch.coded, batch.quantiser)
         generated = made[0].float(), made[1].float()
         total, terms = self.loss(generated, batch.source, kind)

@@ -23,7 +23,7 @@ from hybridprompt.evaluate.loss import GeneratorLoss
 from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.generator.network import GeneratorNetwork
 from hybridprompt.train.adversarial import AdversarialStage, restore_optimiser
-from hybridprompt.train.captured import CapturedStep, DeviceLoss
+from hybridprompt.train.captured import CapturedStep, DeviceLoss, with_generated_inputs
 from hybridprompt.train.config import TrainConfig
 from hybridprompt.train.resident import ResidentSamples
 from hybridprompt.train.samples import Batch, SampleStore, whole_picture
@@ -32,6 +32,9 @@ from hybridprompt.train.teacher import Teacher, narrow, read_weights, widen
 logger = logging.getLogger(__name__)
 
 Report = Callable[[str], None]
+
+TakeStep = Callable[[], dict[str, float | None]]
+"""Takes a step; returns those terms of the loss that are known by then."""
 
 
 @dataclass(frozen=True)
@@ -200,24 +203,10 @@ class Trainer:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    @torch.no_grad()
-    def _with_generated_inputs(self, batch: Batch) -> Batch:
-        """Replace some coded crops by what the network itself makes of them, at a random strength.
-
-        An anchor inside a GOP is predicted from generated pictures: there the network must leave the detail
-        that it meets alone, and not pile more upon it.
-        """
-        count = round(self.config.generated_inputs * self.config.batch)
-        if count == 0:
-            return batch
-        y, uv = batch.coded
-        strength = torch.rand((count, 1, 1, 1), generator=self.torch_rng).to(y.device)
-        made = self.network(y[:count], uv[:count], batch.quantiser[:count])
-        planes = []
-        for coded, generated in zip((y, uv), made, strict=True):
-            mixed = coded[:count] + strength * (generated - coded[:count])
-            planes.append(torch.cat([(mixed.clamp(0, 1) * 255).round() / 255, coded[count:]]))
-        return Batch((planes[0], planes[1]), batch.source, batch.quantiser)
+    @property
+    def _generated(self) -> int:
+        """How many crops of a batch have what the network makes for an input."""
+        return round(self.config.generated_inputs * self.config.batch)
 
     def _autocast(self) -> AbstractContextManager[object]:
         half = self.dtype == torch.bfloat16
@@ -228,8 +217,10 @@ class Trainer:
         config, step = self.config, self.step
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, step, self.spent)
+        shape = (self._generated, 1, 1, 1)
+        strengths = torch.rand(shape, generator=self.torch_rng).to(self.device)
         with self._autocast():
-            batch = self._with_generated_inputs(batch)
+            batch = with_generated_inputs(self.network, batch, strengths)
             made = self.network(*batch.coded, batch.quantiser)
         generated = made[0].float(), made[1].float()
         terms = loss(generated, batch.source, step)
@@ -258,45 +249,49 @@ class Trainer:
         folders = (folder / split for folder in (config.corpus, *config.more_corpora))
         return SampleStore(*folders, finest=(config.finest_key, config.finest_inter))
 
-    def _captured(self, store: SampleStore) -> CapturedStep:
+    def _captured_steps(self, store: SampleStore) -> TakeStep:
         config = self.config
-        return CapturedStep(
+        captured = CapturedStep(
             self.network,
             self.ema.network,
             self.optimiser,
             ResidentSamples(store.samples, config.crop, self.device),
             DeviceLoss(config.loss, config.crop, self.device, self.dtype),
             batch=config.batch,
-            generated=round(config.generated_inputs * config.batch),
+            generated=self._generated,
             clip_norm=config.clip_norm,
             dtype=self.dtype,
             adversarial=self.adversarial,
         )
 
+        def take() -> dict[str, float | None]:
+            rate = learning_rate(config, self.step, self.spent)
+            captured.step(self.rng, self.step, rate, self.ema.decay_at(self.step + 1))
+            self.step += 1
+            return dict(captured.means()) if self.step % config.log_every == 0 else {}
+
+        return take
+
+    def _plain_steps(self, store: SampleStore) -> TakeStep:
+        config = self.config
+        loss = GeneratorLoss(config.loss, self.device, self.torch_rng, alex_dtype=self.dtype)
+
+        def take() -> dict[str, float | None]:
+            return self._learn(store.batch(self.rng, config.batch, config.crop, device=self.device), loss)
+
+        return take
+
     def run(self, report: Report = logger.info) -> Scores:
         """Train until ``config.steps``, or for ``config.seconds``; validates at the end, and returns that."""
         config = self.config
         train, validation = (self._store(split) for split in ("train", "validation"))
-        captured = loss = None
-        if config.captured:
-            captured = self._captured(train)
-        else:
-            loss = GeneratorLoss(config.loss, self.device, self.torch_rng, alex_dtype=self.dtype)
+        take = self._captured_steps(train) if config.captured else self._plain_steps(train)
         started, saved, first = time.monotonic(), time.monotonic(), self.step
         terms: dict[str, list[float]] = {}
         scores = None
         while self.step < config.steps and not 0 < config.seconds <= self.spent:
             begun = time.monotonic()
-            found: dict[str, float | None] = {}
-            if loss is not None:
-                batch = train.batch(self.rng, config.batch, config.crop, device=self.device)
-                found = self._learn(batch, loss)
-            if captured is not None:
-                rate = learning_rate(config, self.step, self.spent)
-                captured.step(self.rng, self.step, rate, self.ema.decay_at(self.step + 1))
-                self.step += 1
-                if self.step % config.log_every == 0:
-                    found |= captured.means()
+            found = take()
             self.spent += time.monotonic() - begun
             for name, value in found.items():
                 if value is not None:
