@@ -35,15 +35,13 @@ from learned_still_network import (
 )
 
 from hybridprompt.evaluate.colour import Matrix, yuv420_to_rgb
-from hybridprompt.evaluate.loss import band_loss
+from hybridprompt.evaluate.loss import band_loss, mean_distance, pixel_loss
 from hybridprompt.evaluate.perceptual import quick_dtype
 from hybridprompt.train.captured import (
     PHASES,
     SCALES,
     DeviceDists,
     DeviceLpips,
-    mean_distance,
-    pixel_loss,
     view_weights,
 )
 from hybridprompt.train.resident import crop_places

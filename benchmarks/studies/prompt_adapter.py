@@ -42,7 +42,7 @@ from figures import FIGURES, save_csv, source_picture
 
 import hybridprompt
 from hybridprompt.encode.adapter_fit import AdapterFitter, Pair
-from hybridprompt.encode.fit_loss import fit_loss
+from hybridprompt.encode.fit_loss import FitLoss
 from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT, AdapterSettings
 from hybridprompt.evaluate.perceptual import quick_dtype
@@ -144,7 +144,7 @@ class LowRank(nn.Module):
 def fit(updates: LowRank, coded: Pair, source: Pair, told: torch.Tensor, settings: AdapterSettings) -> Values:
     """Fit the updates to one picture as AdapterFitter does its own; returns integers."""
     rng = torch.Generator().manual_seed(settings.seed)
-    loss = fit_loss(torch.device("cpu"), settings.seed)
+    loss = FitLoss(torch.device("cpu"), settings.seed)
     rate, crop = settings.rate * STEP, settings.crop_size
     optimiser = torch.optim.Adam(updates.values.parameters(), lr=rate)
     height, width = coded[0].shape[2:]

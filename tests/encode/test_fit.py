@@ -18,7 +18,7 @@ from hybridprompt.encode.fit import (
     difference,
     quantise,
 )
-from hybridprompt.encode.fit_loss import fit_loss
+from hybridprompt.encode.fit_loss import FitLoss
 from hybridprompt.encode.gate import GopDecision, GopGate, make_fitter
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.settings import PRESETS, FitSettings
@@ -277,7 +277,12 @@ def test_prompts_are_fitted_to_all_three_networks() -> None:
     import torch
 
     planes = torch.rand(2, 1, 128, 128), torch.rand(2, 2, 64, 64)
-    terms = fit_loss(torch.device("cpu"), 1)(planes, (planes[0].flip(3), planes[1]), 0)
-    assert min(terms.alex, terms.vgg or 0, terms.dists or 0) > 0
-    same = fit_loss(torch.device("cpu"), 1)(planes, planes, 0)
+    moved = planes[0].flip(3), planes[1]
+    device = torch.device("cpu")
+    with_lpips, with_dists = FitLoss(device, 1)(planes, moved, 0), FitLoss(device, 1)(planes, moved, 3)
+    assert min(with_lpips.alex, with_lpips.vgg or 0, with_dists.alex, with_dists.dists or 0) > 0
+    assert with_lpips.dists is None
+    assert with_dists.vgg is None
+    assert FitLoss(device, 1, part=1)(planes, moved, 0).dists is not None
+    same = FitLoss(device, 1)(planes, planes, 0)
     assert float(same.total) < 1e-3

@@ -19,7 +19,7 @@ from typing import Final
 
 import torch
 
-from hybridprompt.encode.fit_loss import fit_loss
+from hybridprompt.encode.fit_loss import FitLoss
 
 _PARTS: Final = 2
 """Of Note [Parts of a batch]."""
@@ -57,7 +57,9 @@ def descend(
     device = parameters[0].device
     sizes = [(crops + part) // _PARTS for part in range(_PARTS)]
     parts = [
-        _Part(batch, size, size / crops, device, seed * _PARTS + i) for i, size in enumerate(sizes) if size
+        _Part(batch, size, FitLoss(device, seed * _PARTS + i, share=size / crops, part=i), size / crops)
+        for i, size in enumerate(sizes)
+        if size
     ]
     optimizer = torch.optim.Adam(parameters, pace.rate)
     compute = _pool().map if device.type == "cpu" else map
@@ -79,13 +81,11 @@ def descend(
 class _Part:
     """Some of the crops of every batch, with their share of its loss."""
 
-    def __init__(self, batch: Batch, crops: int, share: float, device: torch.device, seed: int) -> None:
-        self._batch, self._crops, self._share = batch, crops, share
-        self._rng = torch.Generator().manual_seed(seed)
-        self._loss = fit_loss(device, seed, share)
+    def __init__(self, batch: Batch, crops: int, loss: FitLoss, share: float) -> None:
+        self._batch, self._crops, self._loss, self._share = batch, crops, loss, share
 
     def gradients(self, parameters: Sequence[torch.Tensor], step: int) -> tuple[torch.Tensor | None, ...]:
-        predicted, wanted = self._batch(self._crops, self._rng)
+        predicted, wanted = self._batch(self._crops, self._loss.rng)
         total = self._share * self._loss(predicted, wanted, step).total
         return torch.autograd.grad(total, parameters, allow_unused=True)
 

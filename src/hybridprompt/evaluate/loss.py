@@ -75,6 +75,20 @@ def band_loss(y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def pixel_loss(
+    generated: tuple[torch.Tensor, torch.Tensor], source: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """Mean difference of luma (N, 1, H, W), and half of that of chroma (N, 2, H/2, W/2)."""
+    return (generated[0] - source[0]).abs().mean() + 0.5 * (generated[1] - source[1]).abs().mean()
+
+
+def mean_distance(metric: Lpips | Dists, generated: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """Mean distance of RGB pictures (N, 3, H, W), a scalar, with gradients of the generated ones only."""
+    with torch.no_grad():
+        wanted = metric.features(source)
+    return metric.distance(metric.features(generated), wanted).mean()
+
+
 class GeneratorLoss:
     """Computes the loss of a batch; random choices come from ``rng`` so that a run can be repeated.
 
@@ -103,16 +117,13 @@ class GeneratorLoss:
         dy, dx = self._random(8), self._random(8)
         scale = (0.8, 1.0, 1.25)[self._random(3)]
 
-        def features(picture: torch.Tensor) -> list[torch.Tensor]:
-            assert self.alex is not None
-            seen = picture[..., dy:, dx:]
+        def seen(picture: torch.Tensor) -> torch.Tensor:
+            part = picture[..., dy:, dx:]
             if scale != 1.0:
-                seen = F.interpolate(seen, scale_factor=scale, mode="bilinear", antialias=True)
-            return self.alex.features(seen)
+                part = F.interpolate(part, scale_factor=scale, mode="bilinear", antialias=True)
+            return part
 
-        with torch.no_grad():
-            wanted = features(target)
-        return self.alex.distance(features(rgb), wanted).mean()
+        return mean_distance(self.alex, seen(rgb), seen(target))
 
     def _crop(self, rgb: torch.Tensor) -> tuple[slice, slice, slice, slice]:
         """Where the terms of VGG16 look."""
@@ -131,7 +142,7 @@ class GeneratorLoss:
         weights = self.weights
         rgb, target = yuv420_to_rgb(*generated), yuv420_to_rgb(*source)
         alex = rgb.new_zeros(()) if self.alex is None else self._alex_distance(rgb, target)
-        pixel = (generated[0] - source[0]).abs().mean() + 0.5 * (generated[1] - source[1]).abs().mean()
+        pixel = pixel_loss(generated, source)
         band = band_loss(generated[0], source[0])
         total = weights.alex * alex + weights.pixel * pixel + weights.band * band
         late: dict[str, float] = {}
@@ -142,9 +153,7 @@ class GeneratorLoss:
                 ("dists", weights.dists, self.dists),
             ):
                 if metric is not None:
-                    with torch.no_grad():
-                        wanted = metric.features(target[crop])
-                    distance = metric.distance(metric.features(rgb[crop]), wanted).mean()
+                    distance = mean_distance(metric, rgb[crop], target[crop])
                     total = total + weight * distance
                     late[name] = float(distance.detach())
         return LossTerms(

@@ -78,13 +78,16 @@ class Lpips:
         self._shift = torch.tensor([-0.030, -0.088, -0.188], device=device).view(1, 3, 1, 1)
         self._scale = torch.tensor([0.458, 0.448, 0.450], device=device).view(1, 3, 1, 1)
 
-    def features(self, rgb: torch.Tensor) -> list[torch.Tensor]:
-        """Unit-normalised activations of the five stages for pictures (N, 3, H, W) in [0, 1]."""
+    def activations(self, rgb: torch.Tensor) -> list[torch.Tensor]:
+        """Activations of the five stages, as the network computes them; pictures (N, 3, H, W) in [0, 1]."""
         x = ((rgb * 2 - 1 - self._shift) / self._scale).to(self.dtype)
         # A fifth faster on CPUs.
         x = x.contiguous(memory_format=torch.channels_last)
-        stages = self._alex(x) if self.network == "alex" else self._vgg(x)
-        stages = [s.float() for s in stages]
+        return self._alex(x) if self.network == "alex" else self._vgg(x)
+
+    def features(self, rgb: torch.Tensor) -> list[torch.Tensor]:
+        """Unit-normalised activations of the five stages for pictures (N, 3, H, W) in [0, 1]."""
+        stages = [s.float() for s in self.activations(rgb)]
         norms = [torch.linalg.vector_norm(s, dim=1, keepdim=True) + 1e-10 for s in stages]
         # In place where nothing is learnt: large temporary tensors cost as much as the arithmetic.
         in_place = not torch.is_grad_enabled()
@@ -151,8 +154,8 @@ class Dists:
         kernel = self._pool.expand(x.shape[1], 1, 3, 3)
         return (F.conv2d(x * x, kernel, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
 
-    def features(self, rgb: torch.Tensor) -> list[torch.Tensor]:
-        """The picture itself and the activations of the five stages, in float32."""
+    def activations(self, rgb: torch.Tensor) -> list[torch.Tensor]:
+        """The picture itself and the activations of the five stages, as the network computes them."""
         x = ((rgb - self._mean) / self._std).to(self.dtype)
         if self.dtype != torch.float32:
             # Float32 stays in the order that it was compared with the authors' code in.
@@ -165,8 +168,12 @@ class Dists:
             for _ in range(count):
                 x = F.relu(F.conv2d(x, *self.convolutions[index], 1, 1))
                 index += 1
-            out.append(x.float())
+            out.append(x)
         return out
+
+    def features(self, rgb: torch.Tensor) -> list[torch.Tensor]:
+        """The picture itself and the activations of the five stages, in float32."""
+        return [x.float() for x in self.activations(rgb)]
 
     def distance(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
         """Distance of two lists of features: (N,)."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from hybridprompt.evaluate.colour import yuv420_to_rgb
-from hybridprompt.evaluate.loss import LossWeights, band_loss
+from hybridprompt.evaluate.loss import LossWeights, band_loss, mean_distance, pixel_loss
 from hybridprompt.evaluate.perceptual import Dists, Lpips, quick_dtype
 from hybridprompt.generator.network import GeneratorNetwork
 from hybridprompt.train.adversarial import AdversarialStage
@@ -38,7 +38,6 @@ _TINY = 1e-20
 """Of squares: LPIPS divides by a norm plus 1e-10."""
 
 _STABILISER, _POOL_FLOOR = 1e-6, 1e-12
-_VGG_STAGES = (2, 2, 3, 3, 3)
 _WARM_UP_STEPS = 3
 _STEPS_AHEAD = 16
 """How many the processor may be ahead of the device."""
@@ -119,9 +118,7 @@ class DeviceLpips(Lpips):
 
     def features(self, rgb: torch.Tensor) -> list[torch.Tensor]:
         """Activations of the five stages, as the network computes them."""
-        x = ((rgb * 2 - 1 - self._shift) / self._scale).to(self.dtype)
-        x = x.contiguous(memory_format=torch.channels_last)
-        return self._alex(x) if self.network == "alex" else self._vgg(x)
+        return self.activations(rgb)
 
     def distance(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
         """Distance of two lists of features: (N,)."""
@@ -145,34 +142,11 @@ class DeviceDists(Dists):
 
     def features(self, rgb: torch.Tensor) -> list[torch.Tensor]:
         """The picture itself and the activations of the five stages, as the network computes them."""
-        x = ((rgb - self._mean) / self._std).to(self.dtype).contiguous(memory_format=torch.channels_last)
-        out = [rgb]
-        convolutions = iter(self.convolutions)
-        for stage, count in enumerate(_VGG_STAGES):
-            if stage:
-                x = self._l2_pool(x)
-            for _ in range(count):
-                x = F.relu(F.conv2d(x, *next(convolutions), 1, 1))
-            out.append(x)
-        return out
+        return self.activations(rgb)
 
     def distance(self, a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
         """Distance of two lists of features: (N,)."""
         return self._distance(a, b, self._shares)
-
-
-def pixel_loss(generated: Planes, source: Planes) -> torch.Tensor:
-    """Mean difference of luma, and half of that of chroma."""
-    return (generated[0] - source[0]).abs().mean() + 0.5 * (generated[1] - source[1]).abs().mean()
-
-
-def mean_distance(
-    metric: DeviceLpips | DeviceDists, generated: torch.Tensor, source: torch.Tensor
-) -> torch.Tensor:
-    """Mean distance of RGB pictures (N, 3, H, W), a scalar, with gradients of the generated ones only."""
-    with torch.no_grad():
-        wanted = metric.features(source)
-    return metric.distance(metric.features(generated), wanted).mean()
 
 
 class DeviceLoss:
