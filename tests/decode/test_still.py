@@ -240,7 +240,8 @@ def test_a_still_in_place_of_an_av1_stub(still: Still) -> None:
     pictures = moving(9, WIDTH, HEIGHT)
     grey = Picture(*(np.full_like(plane, 128) for plane in pictures[0].planes), pts=0, time_base=TICK)
     coded = encode_gop(pictures, av1)
-    stub = encode_gop([grey, *(replace(grey, pts=n) for n in range(1, 9))], av1)[0]
+    # One picture: of several that are all the same, SVT-AV1 4.1 may wait for itself in low delay.
+    stub = encode_gop([grey], av1)[0]
     gop = [stub, *coded[1:]]
     keyframe = reference_decode(coded)[0]
     prompt = build_prompt(b"fakefake", WIDTH, HEIGHT, 90, None, still)
