@@ -1,7 +1,7 @@
 """The loss of all fits of prompts: that of training, with DISTS.
 
 Note [Turns]: LPIPS-VGG and DISTS have a VGG16 each, of other pooling, and took more than half of a descent's
-time.  They take turns, and what has its turn counts twice: the same gradient on average, for half of that time.
+time.  They take turns, and what has its turn counts twice: the same gradient on average, for half of that.
 """
 
 from __future__ import annotations
