@@ -25,21 +25,16 @@ from numpy.typing import NDArray
 from prompt_ablation import Study, gop_parser
 from rich.console import Console
 from rich.table import Table
-from two_networks import tiles
+from two_networks import Whole
 
 from hybridprompt.encode import descent
 from hybridprompt.encode.fit_loss import FitLoss
-from hybridprompt.encode.gate import AnchorDecision, GopGate, attach_prompts, make_adapter_fitter, make_fitter
+from hybridprompt.encode.gate import GopGate, make_adapter_fitter, make_fitter
 from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.encode.settings import PRESETS, Preset
-from hybridprompt.evaluate.compare import picture_to_rgb
 from hybridprompt.evaluate.loss import GeneratorLoss, LossTerms
-from hybridprompt.evaluate.perceptual import Dists, Lpips
-from hybridprompt.evaluate.sampling import sample_frames
-from hybridprompt.generator.base import Generator
 from hybridprompt.generator.registry import load_shipped
 
-_BESIDE = 3
 _SHOWN_FRAMES = 6
 COLUMNS = ("clip", "loss", "steps", "alex", "vgg", "dists", "seconds")
 
@@ -66,30 +61,6 @@ class BothLosses(FitLoss):
 LOSSES = {"turns": FitLoss, "both": BothLosses}
 
 
-class Distances:
-    """Of the source, at frames that no decision saw."""
-
-    def __init__(self, study: Study, generator: Generator) -> None:
-        self._study, self._generator = study, generator
-        self._alex = Lpips("alex")
-        self._tiled = Lpips("vgg", dtype=torch.bfloat16), Dists(dtype=torch.bfloat16)
-        last = len(study.pictures) - 1
-        self._frames = {min(f + _BESIDE, last) for f in sample_frames(last + 1, _SHOWN_FRAMES, 0)}
-
-    def of(self, anchors: tuple[AnchorDecision, ...]) -> NDArray[np.float64]:
-        """Mean LPIPS-Alex, LPIPS-VGG and DISTS of the GOP with these anchors, (3,)."""
-        study, found = self._study, []
-        for frame, picture in study.decoded(
-            attach_prompts(study.gop, anchors), self._generator, self._frames
-        ):
-            mine, wanted = (picture_to_rgb(p) for p in (picture, study.pictures[frame]))
-            with torch.inference_mode():
-                whole = float(self._alex(mine, wanted))
-                parts = tiles(mine), tiles(wanted)
-                found.append([whole, *(float(network(*parts).mean()) for network in self._tiled)])
-        return np.mean(found, 0)
-
-
 def main() -> None:
     parser = gop_parser("LPIPS-VGG and DISTS in turns, and both at once.")
     parser.add_argument("--steps", nargs="+", type=float, default=[1.0])
@@ -99,8 +70,8 @@ def main() -> None:
     changes: dict[tuple[str, float], list[NDArray[np.float64]]] = {}
     for path in arguments.clips:
         study = Study(path, arguments.share, arguments.seconds, arguments.kbps)
-        distances = Distances(study, generator)
-        base = distances.of(())
+        whole = Whole(study, generator, frames=_SHOWN_FRAMES, tiled=True)
+        base = np.array(whole.distances(()))
         for share in arguments.steps:
             for name, loss in LOSSES.items():
                 descent.FitLoss = loss  # type: ignore[misc]
@@ -109,7 +80,7 @@ def main() -> None:
                 started = time.perf_counter()
                 decision = GopGate(study.gop, generator, LpipsJudge(), effort, 32, *fitters).decide()
                 seconds = time.perf_counter() - started
-                change = 100 * (distances.of(decision.anchors) / base - 1)
+                change = 100 * (whole.distances(decision.anchors) / base - 1)
                 changes.setdefault((name, share), []).append(change)
                 rows.append((study.name, name, f"{share:g}", *_signed(change), f"{seconds:.0f}"))
                 save_csv(FIGURES / "loss_turns.csv", COLUMNS, rows)

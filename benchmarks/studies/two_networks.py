@@ -87,13 +87,17 @@ class Watched(Trials):
 
 
 class Whole:
-    """Whole pictures, beside the frames that were judged."""
+    """Whole pictures, beside the frames that were judged.  tiled: the networks of VGG16 see twelve tiles."""
 
-    def __init__(self, study: Study, generator: Generator) -> None:
+    def __init__(
+        self, study: Study, generator: Generator, *, frames: int = _SHOWN_FRAMES, tiled: bool = False
+    ) -> None:
         self._study, self._generator = study, generator
-        self._networks = Lpips("alex"), Lpips("vgg", dtype=torch.bfloat16), Dists(dtype=torch.bfloat16)
+        self._alex = Lpips("alex")
+        self._vgg16 = Lpips("vgg", dtype=torch.bfloat16), Dists(dtype=torch.bfloat16)
+        self._seen = tiles if tiled else lambda rgb: rgb
         last = len(study.pictures) - 1
-        self._frames = {min(f + _BESIDE, last) for f in sample_frames(last + 1, _SHOWN_FRAMES, 0)}
+        self._frames = {min(f + _BESIDE, last) for f in sample_frames(last + 1, frames, 0)}
 
     def distances(self, anchors: tuple[AnchorDecision, ...]) -> list[float]:
         """Mean LPIPS-Alex, LPIPS-VGG and DISTS of the GOP with these anchors."""
@@ -103,7 +107,9 @@ class Whole:
         for frame, picture in study.decoded(packets, self._generator, self._frames):
             mine, wanted = (picture_to_rgb(p) for p in (picture, study.pictures[frame]))
             with torch.inference_mode():
-                found.append([float(network(mine, wanted)) for network in self._networks])
+                parts = self._seen(mine), self._seen(wanted)
+                others = (float(network(*parts).mean()) for network in self._vgg16)
+                found.append([float(self._alex(mine, wanted)), *others])
         return [fmean(values) for values in zip(*found, strict=True)]
 
 

@@ -7,7 +7,7 @@ docs/bitstream.md ("Arithmetic") has the whole of it.  What the bits mean is up 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import constriction
 import numpy as np
@@ -31,55 +31,73 @@ _Coded = TypeVar("_Coded")
 
 
 class _Models:
-    """How often each bit came in each context so far."""
+    """How often each bit came in each context so far; keeps the bits, and what they were coded with."""
 
     def __init__(self, contexts: int) -> None:
         self._counts = [[_FIRST_COUNT, _FIRST_COUNT] for _ in range(contexts)]
+        self._bits: list[int] = []
+        self._chances: list[float] = []
 
-    def model(self, context: int) -> Any:
-        """Of the next bit in a context, for constriction."""
+    def chance(self, context: int) -> float:
+        """Probability of a 1 as the next bit in a context: a multiple of 1 / _ONE."""
         zeros, ones = self._counts[context]
         share = min(max((ones << 16) // (zeros + ones), _LEAST), _ONE - _LEAST)
-        # A multiple of 2**-16 is exact in floating point, so constriction makes the same of it everywhere.
-        return constriction.stream.model.Bernoulli(share / _ONE, perfect=False)
+        # Exact in floating point, so constriction makes the same of it everywhere.
+        return share / _ONE
 
-    def learn(self, context: int, bit: int) -> None:
+    def learn(self, context: int, bit: int, chance: float) -> None:
+        """Count a bit that was coded with a probability of 1."""
+        self._bits.append(bit)
+        self._chances.append(chance)
         counts = self._counts[context]
         counts[bit] += _INCREMENT
         if sum(counts) > _MAX_COUNTS:
             counts[:] = ((count + 1) // 2 for count in counts)
 
+    def code(self) -> bytes:
+        """All bits so far as an arithmetic code; in one call, which is far quicker than one per bit."""
+        encoder = constriction.stream.queue.RangeEncoder()
+        family = constriction.stream.model.Bernoulli(perfect=False)
+        encoder.encode(np.array(self._bits, np.int32), family, np.array(self._chances, np.float64))
+        words: NDArray[np.uint32] = encoder.get_compressed()
+        return words.astype(">u4").tobytes().rstrip(b"\0")
+
 
 def encode_bits(contexts: int, code: Callable[[Bit], object]) -> bytes:
     """Return what `code` has coded by the function it is given; contexts: how many there are, from 0 on."""
-    encoder, models = constriction.stream.queue.RangeEncoder(), _Models(contexts)
+    models = _Models(contexts)
 
     def bit(context: int, value: int) -> int:
-        encoder.encode(value, models.model(context))
-        models.learn(context, value)
+        models.learn(context, value, models.chance(context))
         return value
 
     code(bit)
-    words: NDArray[np.uint32] = encoder.get_compressed()
-    return words.astype(">u4").tobytes().rstrip(b"\0")
+    return models.code()
 
 
 def decode_bits(data: bytes, contexts: int, code: Callable[[Bit], _Coded], *, what: str) -> _Coded:
-    """Return what `code` makes of the decoded bits.  Most data decodes to something, however long it is.
+    """Return what `code` makes of the decoded bits.
 
-    Raises `PromptError`, which names what it should be, for data that is no code at all.
+    Raises `PromptError`, which names what it should be, for data that `encode_bits` does not make of any bits
+    that `code` asks for.
     """
     padded = data + bytes(-len(data) % _WORD_BYTES)
     decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
     models = _Models(contexts)
+    bernoulli = constriction.stream.model.Bernoulli
 
     def bit(context: int, value: int) -> int:
-        decoded = int(decoder.decode(models.model(context)))
-        models.learn(context, decoded)
+        chance = models.chance(context)
+        decoded = int(decoder.decode(bernoulli(chance, perfect=False)))
+        models.learn(context, decoded, chance)
         return decoded
 
     try:
-        return code(bit)
+        coded = code(bit)
     except AssertionError as error:
         # What constriction raises for data of no code at all.
         raise PromptError(PromptFault.INVALID, f"{len(data)} bytes are no {what}") from error
+    # Most data decodes to something, however long it is.
+    if models.code() != data:
+        raise PromptError(PromptFault.INVALID, f"{len(data)} bytes of {what} hold more or other than it")
+    return coded

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridprompt.prompt.binary_coding import Bit, decode_bits, encode_bits
-from hybridprompt.prompt.syntax import PromptError, PromptFault
 
 # Contexts: is it the predicted index, by how much the neighbours differ (3); is it larger, by how many of
 # them are (5); is it further away, by how far it is (3).
@@ -34,10 +33,7 @@ def decode_indices(data: bytes, levels: int, shape: tuple[int, int]) -> NDArray[
     Raises `PromptError` for data that `encode_indices` does not make of any indices of this shape.
     """
     nothing = np.zeros(shape, np.uint8)
-    indices = decode_bits(data, _CONTEXTS, lambda bit: _code(nothing, levels, bit), what="coded gate")
-    if encode_indices(indices, levels) != data:
-        raise PromptError(PromptFault.INVALID, f"{len(data)} bytes of coded gate hold more or other than it")
-    return indices
+    return decode_bits(data, _CONTEXTS, lambda bit: _code(nothing, levels, bit), what="coded gate")
 
 
 def _code(indices: NDArray[np.uint8], levels: int, bit: Bit) -> NDArray[np.uint8]:

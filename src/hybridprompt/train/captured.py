@@ -21,6 +21,7 @@ from hybridprompt.evaluate.loss import LossWeights, band_loss, mean_distance, pi
 from hybridprompt.evaluate.perceptual import Dists, Lpips, quick_dtype
 from hybridprompt.generator.network import GeneratorNetwork
 from hybridprompt.train.adversarial import AdversarialStage
+from hybridprompt.train.integers import InIntegers
 from hybridprompt.train.resident import DRAWN, ResidentSamples
 from hybridprompt.train.samples import Batch, Planes
 
@@ -232,7 +233,7 @@ class CapturedStep:
 
     mean: the moving average of the network; optimiser: on CUDA capturable, with its learning rate in a
     tensor; batch: crops of a step; generated: how many of them have what the network makes for an input;
-    dtype: of the network's arithmetic.
+    dtype: of the network's arithmetic; learning: what is called in place of the network when it learns.
     """
 
     def __init__(
@@ -248,7 +249,9 @@ class CapturedStep:
         clip_norm: float,
         dtype: torch.dtype,
         adversarial: AdversarialStage | None = None,
+        learning: GeneratorNetwork | InIntegers | None = None,
     ) -> None:
+        self.learning = learning or network
         self.network, self.mean, self.optimiser = network, mean, optimiser
         self.samples, self.loss, self.adversarial = samples, loss, adversarial
         self.batch, self.clip_norm, self.dtype = batch, clip_norm, dtype
@@ -306,7 +309,7 @@ class CapturedStep:
             self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16, cache_enabled=False
         ):
             batch = with_generated_inputs(self.network, batch, self._strengths)
-            made = self.network(*batch.coded, batch.quantiser)
+            made = self.learning(*batch.coded, batch.quantiser)
         generated = made[0].float(), made[1].float()
         total, terms = self.loss(generated, batch.source, kind)
         if kind.playing and self.adversarial is not None:

@@ -59,6 +59,11 @@ class TrainConfig:
     device: str = "cpu"
     precision: Precision = "float32"
     """Of the networks' arithmetic; weights and their moving average stay in float32."""
+    in_integers: bool = False
+    """Learn with weights and activations rounded as `export --int8` rounds them; see `integers`.
+
+    Validation is in floats.
+    """
     captured: bool = False
     """Samples on the device, and steps that wait for nothing, on CUDA as graphs; see `captured`.
 

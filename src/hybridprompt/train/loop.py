@@ -25,6 +25,7 @@ from hybridprompt.generator.network import GeneratorNetwork
 from hybridprompt.train.adversarial import AdversarialStage, restore_optimiser
 from hybridprompt.train.captured import CapturedStep, DeviceLoss, with_generated_inputs
 from hybridprompt.train.config import TrainConfig
+from hybridprompt.train.integers import InIntegers
 from hybridprompt.train.resident import ResidentSamples
 from hybridprompt.train.samples import Batch, SampleStore, whole_picture
 from hybridprompt.train.teacher import Teacher, narrow, read_weights, widen
@@ -117,6 +118,8 @@ class Trainer:
             self.device,
             memory_format=torch.channels_last,  # type: ignore[call-overload]
         )
+        self.learning = InIntegers(self.network) if config.in_integers else self.network
+        """The network as it learns."""
         self.ema = Ema(self.network, config.ema_decay)
         self.ema.network.to(self.device)
         # A captured step reads its learning rate on the device.
@@ -221,7 +224,7 @@ class Trainer:
         strengths = torch.rand(shape, generator=self.torch_rng).to(self.device)
         with self._autocast():
             batch = with_generated_inputs(self.network, batch, strengths)
-            made = self.network(*batch.coded, batch.quantiser)
+            made = self.learning(*batch.coded, batch.quantiser)
         generated = made[0].float(), made[1].float()
         terms = loss(generated, batch.source, step)
         total = terms.total
@@ -262,6 +265,7 @@ class Trainer:
             clip_norm=config.clip_norm,
             dtype=self.dtype,
             adversarial=self.adversarial,
+            learning=self.learning,
         )
 
         def take() -> dict[str, float | None]:
