@@ -60,7 +60,7 @@ class AdapterSettings:
     joint_steps: int = 60
     rate: float = 0.12
     joint_rate: float = 0.06
-    crops: int = 4
+    crops: int = 2
     crop_size: int = 192
     price: float = 2e-6
     seed: int = 1
@@ -155,7 +155,7 @@ PRESETS: dict[PresetName, Preset] = {
         still_offsets=(0.0, 8.0, -5.0),
         alternations=3,
         fit=FitSettings(frames=16, steps=200, joint_steps=150, smoothness=0.003),
-        adapter=AdapterSettings(steps=300, joint_steps=150),
+        adapter=AdapterSettings(steps=300, joint_steps=150, crops=4),
         tries_scales=True,
     ),
 }
