@@ -32,7 +32,6 @@ from hybridprompt.encode.fit_loss import FitLoss
 from hybridprompt.encode.gate import GopGate, make_adapter_fitter, make_fitter
 from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.encode.settings import PRESETS, Preset
-from hybridprompt.evaluate.loss import GeneratorLoss, LossTerms
 from hybridprompt.generator.registry import load_shipped
 
 _SHOWN_FRAMES = 6
@@ -45,17 +44,10 @@ class BothLosses(FitLoss):
     def __init__(self, device: torch.device, seed: int, *, share: float = 1.0, part: int = 0) -> None:
         super().__init__(device, seed, share=share, part=part)
         with_lpips, with_dists = self._turns
-        self._both: GeneratorLoss = copy(with_lpips)
-        self._both.dists = with_dists.dists
-        self._both.weights = replace(with_lpips.weights, vgg=1.0, dists=1.0)
-
-    def __call__(
-        self,
-        generated: tuple[torch.Tensor, torch.Tensor],
-        source: tuple[torch.Tensor, torch.Tensor],
-        step: int,
-    ) -> LossTerms:
-        return self._both(generated, source, step)
+        both = copy(with_lpips)
+        both.dists = with_dists.dists
+        both.weights = replace(with_lpips.weights, vgg=1.0, dists=1.0)
+        self._turns = both, both
 
 
 LOSSES = {"turns": FitLoss, "both": BothLosses}

@@ -46,7 +46,7 @@ class _Models:
         return share / _ONE
 
     def learn(self, context: int, bit: int, chance: float) -> None:
-        """Count a bit that was coded with a probability of 1."""
+        """Count a bit; chance: what `chance` said of it when it was coded."""
         self._bits.append(bit)
         self._chances.append(chance)
         counts = self._counts[context]
