@@ -66,9 +66,11 @@ class Trials:
         Raises CodecError and BitstreamError when the packets cannot be decoded or show none of those frames,
         GeneratorError when the generator fails.
         """
+        more = not self._references.keys() >= set(frames)
         maps: Maps = {frame: self._map(frame, picture) for frame, picture in self._shown(choices, frames)}
-        # A prepared reference may be many times as large as its picture, so only the present ones are kept.
-        self._references = {frame: kept for frame, kept in self._references.items() if frame in maps}
+        if more:
+            # A prepared reference may be many times as large as its picture: only the present ones are kept.
+            self._references = {frame: kept for frame, kept in self._references.items() if frame in maps}
         return maps
 
     def planes(self, choices: Mapping[int, Choice], frames: Collection[int]) -> dict[int, Planes]:

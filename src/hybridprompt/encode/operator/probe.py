@@ -228,6 +228,6 @@ def _unwrapped(exact: torch.Tensor, coarse: torch.Tensor, period: float) -> torc
 
 
 def _half(values: torch.Tensor) -> Half:
-    array: Half = values.cpu().numpy().astype(np.float16)
+    array: Half = values.half().cpu().numpy()
     array.setflags(write=False)
     return array
