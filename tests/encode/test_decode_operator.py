@@ -19,6 +19,7 @@ from hybridprompt.encode.operator.fidelity import agreement, measure_fidelity
 from hybridprompt.encode.operator.frame_map import FrameMap, cell_grid
 from hybridprompt.encode.operator.patterns import Waves
 from hybridprompt.encode.operator.probe import ProbeSettings, probe
+from hybridprompt.encode.operator.sampling import box_mean
 from hybridprompt.errors import CodecError, ConfigError
 from hybridprompt.generator.base import Planes
 from hybridprompt.prompt.carriage import attach
@@ -402,6 +403,20 @@ def test_settings_out_of_range(wrong: dict[str, int]) -> None:
 def test_waves_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="expected"):
         Waves(**wrong)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("shape", [(3, 20, 31), (7, 9), (2, 5, 40)])
+def test_box_means_are_of_what_lies_within(shape: tuple[int, ...], size: int) -> None:
+    planes = torch.from_numpy(np.random.default_rng(0).normal(size=shape))
+    expected = np.empty(shape)
+    margin = size // 2
+    for row in range(shape[-2]):
+        for column in range(shape[-1]):
+            rows = slice(max(row - margin, 0), row + margin + 1)
+            columns = slice(max(column - margin, 0), column + margin + 1)
+            expected[..., row, column] = planes[..., rows, columns].numpy().mean((-2, -1))
+    assert np.allclose(box_mean(planes, size).numpy(), expected, atol=1e-12)
 
 
 def test_agreement_by_hand() -> None:

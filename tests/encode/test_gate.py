@@ -261,6 +261,21 @@ def test_few_prepared_references_are_held(moving, moving_packets, monkeypatch) -
     assert most == PRESETS["medium"].sample_frames
 
 
+def test_references_are_prepared_once_for_frames_and_a_part_of_them(moving, moving_packets) -> None:
+    judge = LumaJudge()
+    trials = Trials(gop_of(moving_packets, moving.__getitem__), Oracle(moving), judge)
+    all_of_them = trials.measure({}, [0, 7, 14, 21])
+    some = trials.measure({}, [0, 14])
+    assert {frame: maps.tolist() for frame, maps in some.items()} == {
+        frame: all_of_them[frame].tolist() for frame in (0, 14)
+    }
+    trials.measure({}, [0, 7, 14, 21])
+    assert judge.prepared == 4
+    trials.measure({}, [14, 30])
+    assert judge.prepared == 5
+    assert sorted(trials._references) == [14, 30]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
 def test_short_gops(count: int) -> None:
     pictures = scene(count, WIDTH, HEIGHT)
