@@ -15,8 +15,10 @@ from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.decode.warnings import DecodeWarning, WarningCollector, WarningKind
 from hybridprompt.errors import CodecError, GeneratorError
 from hybridprompt.generator.fake import FakeGenerator
+from hybridprompt.prompt import adapter_coding, sections
 from hybridprompt.prompt.carriage import METADATA_TYPE, attach
 from hybridprompt.prompt.sections import (
+    MAX_ADAPTER_VALUES,
     Adapter,
     GateMap,
     SectionType,
@@ -329,6 +331,87 @@ def test_an_adapter_of_another_generator_leaves_the_base(base_gops: list[Gop]) -
     assert anchors == []
     assert [warning.kind for warning in warnings] == [WarningKind.GENERATION_FAILED]
     assert "an adapter of 3 values, expected 1" in warnings[0].message
+
+
+BROKEN = Section(SectionType.ADAPTER, b"\0\1" + bytes(40))
+"""For a generator of one value; its header is fine."""
+
+
+@pytest.fixture
+def decoded_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many values every adapter has whose code is decoded."""
+    counts: list[int] = []
+
+    def decode_values(data: bytes, count: int):
+        counts.append(count)
+        return adapter_coding.decode_values(data, count)
+
+    monkeypatch.setattr(sections, "decode_values", decode_values)
+    return counts
+
+
+def with_broken_adapter(prompt: Prompt) -> Prompt:
+    return replace(prompt, sections=(*prompt.sections, BROKEN))
+
+
+def test_adapters_that_no_generator_runs_with_are_not_decoded(
+    base_gops: list[Gop], decoded_counts: list[int]
+) -> None:
+    """Some bytes may hold thousands of values, which take longer than the picture."""
+    nothing = build_prompt(b"fakefake", WIDTH, HEIGHT, 90, GateMap.uniform(WIDTH, HEIGHT, index=0))
+    unknown = a_prompt(generator_id=b"stranger")
+    adapter = [15] * MAX_ADAPTER_VALUES
+    for prompt, kinds in (
+        (with_adapter(nothing, *adapter), []),
+        (with_adapter(unknown, *adapter), [WarningKind.GENERATOR_UNKNOWN] * 2),
+        (with_adapter(a_prompt(), *adapter), [WarningKind.GENERATION_FAILED] * 2),
+        (with_broken_adapter(unknown), [WarningKind.GENERATOR_UNKNOWN] * 2),
+        (with_broken_adapter(nothing), []),
+    ):
+        planes, anchors, warnings = decode(
+            base_gops[0], FakeGenerator(20), prompts=dict.fromkeys(ANCHORS, prompt)
+        )
+        assert_same(planes, reference_decode(base_gops[0]))
+        assert anchors == []
+        assert [warning.kind for warning in warnings] == kinds
+    assert decoded_counts == []
+
+
+def test_an_adapter_is_decoded_once(base_gops: list[Gop], decoded_counts: list[int]) -> None:
+    prompts = {0: with_adapter(a_prompt(), 9), ANCHORS[1]: a_prompt()}
+    planes, _, _ = decode(base_gops[0], FakeGenerator(20), prompts=prompts)
+    assert_same(planes, brightened(base_gops[0], prompts, {0: 29, ANCHORS[1]: 29}))
+    assert decoded_counts == [1]
+
+
+def test_a_broken_adapter_leaves_the_base_and_those_before_it(base_gops: list[Gop]) -> None:
+    hidden, _ = hidden_base(base_gops[0])
+    first, second = sorted((hidden, ANCHORS[1]))
+    prompts = {0: with_adapter(a_prompt(), 9), first: with_broken_adapter(a_prompt()), second: a_prompt()}
+    planes, _, warnings = decode(base_gops[0], FakeGenerator(20), prompts=prompts)
+    good = {0: a_prompt(), second: a_prompt()}
+    assert_same(planes, brightened(base_gops[0], good, {0: 29, second: 29}))
+    assert [warning.kind for warning in warnings] == [WarningKind.PROMPT_DAMAGED]
+    assert "coded adapter" in warnings[0].message
+
+
+def test_a_broken_adapter_is_found_where_a_generator_is_to_run_with_it(
+    base_gops: list[Gop], decoded_counts: list[int]
+) -> None:
+    nothing = build_prompt(b"fakefake", WIDTH, HEIGHT, 90, GateMap.uniform(WIDTH, HEIGHT, index=0))
+    hidden, _ = hidden_base(base_gops[0])
+    first, second = sorted((hidden, ANCHORS[1]))
+    prompts = {0: with_broken_adapter(nothing), first: a_prompt(), second: a_prompt()}
+    planes, anchors, warnings = decode(base_gops[0], FakeGenerator(20), prompts=prompts)
+    assert_same(planes, reference_decode(base_gops[0]))
+    assert anchors == []
+    assert [warning.kind for warning in warnings] == [WarningKind.PROMPT_DAMAGED] * 2
+    assert all("an earlier prompt's adapter" in warning.message for warning in warnings)
+    assert decoded_counts == [1]
+    prompts[second] = with_adapter(a_prompt(), 9)
+    planes, _, warnings = decode(base_gops[0], FakeGenerator(20), prompts=prompts)
+    assert_same(planes, brightened(base_gops[0], {second: a_prompt()}, {second: 29}))
+    assert len(warnings) == 1
 
 
 class Unloadable:

@@ -17,8 +17,8 @@ from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.errors import BitstreamError, CodecError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage import attach
-from hybridprompt.prompt.sections import GateMap, Still, StillCodec, build_prompt, grid_shape
-from hybridprompt.prompt.syntax import Prompt, encode_prompt
+from hybridprompt.prompt.sections import GateMap, SectionType, Still, StillCodec, build_prompt, grid_shape
+from hybridprompt.prompt.syntax import Prompt, Section, encode_prompt
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.picture import Picture
 from nal_media import moving
@@ -258,6 +258,33 @@ def test_a_damaged_still_leaves_the_base_of_av1(base_gops: list[Gop], still: Sti
         shown, warnings = decode(prompted(base_gops[0], bad, (0,)), *generators)
         assert_same([p.picture.planes for p in shown], reference_decode(base_gops[0]))
         assert [warning.kind for warning in warnings] == [WarningKind.PROMPT_DAMAGED]
+
+
+BROKEN_ADAPTER = Section(SectionType.ADAPTER, b"\0\1" + bytes(40))
+
+
+def test_a_broken_adapter_beside_a_still_counts_where_a_generator_is_to_run_with_it(
+    base_gops: list[Gop], still: Still
+) -> None:
+    plain = still_prompt(still, WIDTH, HEIGHT)
+    gop = prompted(base_gops[0], replace(plain, sections=(*plain.sections, BROKEN_ADAPTER)), (0,))
+    shown, warnings = decode(gop, FakeGenerator())
+    assert_same([p.picture.planes for p in shown], reference_decode(base_gops[0]))
+    assert [warning.kind for warning in warnings] == [WarningKind.PROMPT_DAMAGED]
+    for generators in ([FakeGenerator(identity=b"stranger")], []):
+        shown, warnings = decode(gop, *generators)
+        assert_same([p.picture.planes for p in shown], overwritten(base_gops[0], {0: by_av(still)}))
+        assert len(warnings) == len(generators)
+
+
+def test_a_broken_adapter_of_an_earlier_prompt_leaves_the_still(base_gops: list[Gop], still: Still) -> None:
+    nothing = build_prompt(b"fakefake", WIDTH, HEIGHT, 90, GateMap.uniform(WIDTH, HEIGHT, index=0))
+    gop = prompted(base_gops[0], still_prompt(still, WIDTH, HEIGHT), ANCHORS[1:])
+    gop = prompted(gop, replace(nothing, sections=(*nothing.sections, BROKEN_ADAPTER)), (0,))
+    shown, warnings = decode(gop, FakeGenerator())
+    assert_same([p.picture.planes for p in shown], overwritten(base_gops[0], {ANCHORS[1]: by_av(still)}))
+    assert [warning.kind for warning in warnings] == [WarningKind.PROMPT_DAMAGED]
+    assert warnings[0].message.endswith(": the still is shown without generation")
 
 
 def test_base_playback_of_av1_ignores_prompts_given_by_hand(base_gops: list[Gop], still: Still) -> None:

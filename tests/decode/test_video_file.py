@@ -114,6 +114,20 @@ def test_each_damaged_prompt_is_one_warning(tmp_path: Path, base_gops: list[Gop]
     assert times == pytest.approx([GOP_LENGTH * k / 30 for k in range(len(base_gops))], abs=1e-4)
 
 
+def test_memory_does_not_grow_with_what_strangers_name(tmp_path: Path, base_gops: list[Gop]) -> None:
+    gops = [
+        [with_prompt(p, encode_prompt(a_prompt(generator_id=bytes([k, n] * 4)))) for n, p in enumerate(gop)]
+        for k, gop in enumerate(base_gops)
+    ]
+    path = write_mp4(tmp_path / "strangers.mp4", [p for gop in gops for p in gop])
+    with hybridprompt.open(path) as video, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hybridprompt.decode.warnings.MAX_OF_A_KIND", 9)
+        list(video)
+        list(video)
+        assert len(video.warnings) == 10
+        assert "further ones" in video.warnings[-1].message
+
+
 @pytest.mark.parametrize(
     ("start", "duration", "expected"),
     [

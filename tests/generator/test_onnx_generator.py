@@ -262,6 +262,8 @@ def test_registry_finds_generators_by_identity(
         assert shipped.name == "tiny"
         assert found.find(generator.identity) is shipped
         assert found.find(bytes(8)) is None
+        assert found.shipped_identities() == {generator.identity}
+        assert registry.GeneratorRegistry(shipped=False).shipped_identities() == set()
         assert registry.GeneratorRegistry([fake], shipped=False).find(generator.identity) is None
         with pytest.raises(GeneratorError, match="other"):
             registry.load_shipped("other")

@@ -16,6 +16,7 @@ from hybridprompt.prompt.sections import (
     build_prompt,
     decode_adapter,
     encode_adapter,
+    parse_coded_sections,
     parse_sections,
 )
 from hybridprompt.prompt.syntax import Prompt, PromptError, Section, decode_prompt, encode_prompt
@@ -154,3 +155,29 @@ def test_an_adapter_comes_once() -> None:
     with pytest.raises(PromptError, match="two sections of type ADAPTER"):
         parse_sections(Prompt(b"generate", 64, 48, (section, section)))
     assert parse_sections(Prompt(b"generate", 64, 48, ())).adapter is None
+
+
+def test_values_are_decoded_when_asked_for() -> None:
+    values = layers(3, 30, 30)
+    prompt = build_prompt(b"generate", 64, 48, 90, None, adapter=Adapter(values))
+    content = parse_coded_sections(prompt)
+    assert content.adapter is not None
+    assert content.adapter.count == len(values)
+    assert content.adapter.decode() == Adapter(values)
+    assert content.decode() == parse_sections(prompt)
+    broken = Section(SectionType.ADAPTER, len(values).to_bytes(2, "big") + b"\xff" * 40)
+    prompt = Prompt(b"generate", 64, 48, (broken,))
+    coded = parse_coded_sections(prompt).adapter
+    assert coded is not None
+    for refused in (coded.decode, parse_coded_sections(prompt).decode, lambda: parse_sections(prompt)):
+        with pytest.raises(PromptError, match="coded adapter"):
+            refused()
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0", b"\0\0\1", b"\x10\1" + bytes(30)])
+def test_all_but_the_values_is_checked_at_once(payload: bytes) -> None:
+    with pytest.raises(PromptError, match="adapter"):
+        parse_coded_sections(Prompt(b"generate", 64, 48, (Section(SectionType.ADAPTER, payload),)))
+    section = Section(SectionType.ADAPTER, encode_adapter(Adapter(layers(1, 9))))
+    with pytest.raises(PromptError, match="two sections of type ADAPTER"):
+        parse_coded_sections(Prompt(b"generate", 64, 48, (section, section)))

@@ -3,11 +3,15 @@
 Note [Adapters stay]: an adapter that comes with a prompt holds for that picture and, in decoding order, for
 the later ones of its GOP, until another comes; it concerns prompts that name its generator only.  So a
 keyframe's serves all anchors of its GOP, and decoding can still start at every keyframe.
+
+Note [Adapters wait]: prompts come from strangers, and an adapter of some 50 bytes may take longer to decode
+than a hundred small pictures.  So its values stay as they are coded until a generator that is there is to run
+with it, and are not decoded at all where there are not as many of them as that generator takes.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
 import numpy as np
@@ -15,8 +19,14 @@ import numpy as np
 from hybridprompt.decode.still import decode_still
 from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
-from hybridprompt.generator.base import Generator, Planes
-from hybridprompt.prompt.sections import Adapter, GateMap, PromptContent, has_still, parse_sections
+from hybridprompt.generator.base import Generator, Planes, check_adapter_count
+from hybridprompt.prompt.sections import (
+    CodedAdapter,
+    CodedContent,
+    GateMap,
+    has_still,
+    parse_coded_sections,
+)
 from hybridprompt.prompt.syntax import Prompt, decode_prompt
 from hybridprompt.video.picture import chroma_shape
 
@@ -97,15 +107,48 @@ def check_size(prompt: Prompt, width: int, height: int) -> None:
         raise misfit(f"a prompt for {prompt.width}x{prompt.height} at a picture of {width}x{height}")
 
 
-def parse_content(prompt: Prompt) -> PromptContent:
+def parse_content(prompt: Prompt) -> CodedContent:
     """Return what the prompt says. Raises UnusablePromptError where it is damaged."""
     try:
-        return parse_sections(prompt)
+        return parse_coded_sections(prompt)
     except BitstreamError as error:
         raise damaged(error) from error
 
 
-@dataclass
+class _HeldAdapter:
+    """An adapter that holds: Note [Adapters wait]. generator_id: of the generator that it is for."""
+
+    def __init__(self, generator_id: bytes, coded: CodedAdapter) -> None:
+        self.generator_id = generator_id
+        self._coded = coded
+        self._adapted: Generator | None = None
+        self._failure: tuple[type[BitstreamError] | type[GeneratorError], str] | None = None
+
+    def applied_to(self, generator: Generator) -> Generator:
+        """Return the generator with it.
+
+        Raises GeneratorError where that cannot be, BitstreamError where the code is damaged. Later calls do
+        the same at once.
+        """
+        if self._failure is not None:
+            kind, message = self._failure
+            raise kind(message)
+        if self._adapted is None:
+            try:
+                self._adapted = self._apply(generator)
+            except (BitstreamError, GeneratorError) as error:
+                kind = GeneratorError if isinstance(error, GeneratorError) else BitstreamError
+                self._failure = kind, str(error)
+                raise
+        return self._adapted
+
+    def _apply(self, generator: Generator) -> Generator:
+        if self._coded.count == 0:
+            return generator
+        check_adapter_count(generator, self._coded.count)
+        return generator.adapted(self._coded.decode().values)
+
+
 class Generation:
     """Generates for the prompts of one GOP, which come in decoding order: Note [Adapters stay].
 
@@ -113,12 +156,10 @@ class Generation:
     generator runs.
     """
 
-    generators: GeneratorLookup | None
-    slots: AbstractContextManager[object]
-    _adapter: tuple[bytes, Adapter] | None = field(default=None, init=False)
-    """The last one, and the identity of the generator that it is for."""
-    _adapted: Generator | None = field(default=None, init=False)
-    """That generator with it, once it was needed."""
+    def __init__(self, generators: GeneratorLookup | None, slots: AbstractContextManager[object]) -> None:
+        self.generators = generators
+        self.slots = slots
+        self._held: _HeldAdapter | None = None
 
     def replacement(
         self, prompt: Prompt, base: Callable[[], Planes], own_quantiser: Callable[[], int]
@@ -142,7 +183,7 @@ class Generation:
                     quantiser = own_quantiser()
                 except BitstreamError as error:
                     raise damaged(error) from error
-            self._adapt(prompt, content)
+            self._hold(prompt, content, generates)
             if not generates or quantiser is None:
                 return None
             generator = self._found(prompt.generator_id, _BASE_SHOWN)
@@ -151,7 +192,7 @@ class Generation:
             still = decode_still(content.still, prompt.width, prompt.height)
         except (BitstreamError, CodecError) as error:
             raise damaged(error) from error
-        self._adapt(prompt, content)
+        self._hold(prompt, content, generates)
         if self.generators is None or not generates:
             return Replacement(still.planes, False)
         quantiser = still.base_q_idx if content.quantiser is None else content.quantiser
@@ -188,7 +229,7 @@ class Generation:
 
         try:
             with self.slots:
-                planes = self._with_adapter(generator).generate(
+                planes = self._with_adapter(generator, instead).generate(
                     source, quantiser=quantiser, strengths=gate.strengths(), block_size=gate.block_size
                 )
         except (GeneratorError, CodecError) as error:
@@ -200,17 +241,36 @@ class Generation:
             fail(f"planes of {found}, expected {expected} uint8")
         return planes
 
-    def _adapt(self, prompt: Prompt, content: PromptContent) -> None:
-        """Take note of the adapter of a prompt that is not refused."""
-        if content.adapter is not None:
-            self._adapter, self._adapted = (prompt.generator_id, content.adapter), None
+    def _hold(self, prompt: Prompt, content: CodedContent, generates: bool) -> None:
+        """Take note of the adapter of a prompt that is not refused.
 
-    def _with_adapter(self, generator: Generator) -> Generator:
-        if self._adapter is None or self._adapter[0] != generator.identity:
+        Raises UnusablePromptError where the adapter, with which a generator is to run now, is damaged.
+        """
+        if content.adapter is None:
+            return
+        held = _HeldAdapter(prompt.generator_id, content.adapter)
+        if generates and self.generators is not None:
+            # Other problems than damage leave a still as it is: running the generator meets them again.
+            with suppress(GeneratorError):
+                generator = self.generators.find(prompt.generator_id)
+                if generator is not None:
+                    self._apply(held, generator)
+        self._held = held
+
+    def _apply(self, held: _HeldAdapter, generator: Generator) -> None:
+        try:
+            with self.slots:
+                held.applied_to(generator)
+        except BitstreamError as error:
+            raise damaged(error) from error
+
+    def _with_adapter(self, generator: Generator, instead: str) -> Generator:
+        if self._held is None or self._held.generator_id != generator.identity:
             return generator
-        values = self._adapter[1].values
-        if not values.size:
-            return generator
-        if self._adapted is None:
-            self._adapted = generator.adapted(values)
-        return self._adapted
+        try:
+            return self._held.applied_to(generator)
+        except BitstreamError as error:
+            # That of this very prompt was looked at before.
+            raise UnusablePromptError(
+                WarningKind.PROMPT_DAMAGED, f"an earlier prompt's adapter is damaged ({error}): {instead}"
+            ) from error

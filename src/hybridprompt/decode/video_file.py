@@ -156,7 +156,10 @@ class VideoFile(Closing):
 
     @property
     def warnings(self) -> tuple[DecodeWarning, ...]:
-        """What went wrong so far without stopping the decoding; times count from the first picture."""
+        """What went wrong so far without stopping the decoding; times count from the first picture.
+
+        Some hundreds at most, however damaged the file is: `decode.warnings.WarningCollector`.
+        """
         return self._collector.found
 
     def seek(self, seconds: float) -> None:

@@ -77,16 +77,24 @@ class GeneratorRegistry:
         self, generators: Iterable[Generator] = (), *, shipped: bool = True, threads: int = 1
     ) -> None:
         self._known: dict[bytes, Generator] = {g.identity: g for g in generators}
-        self._shipped = shipped
+        self._shipped_names: dict[bytes, str] | None = None if shipped else {}
         self._threads = threads
 
     def find(self, identity: bytes) -> Generator | None:
-        """The generator of that identity, or None.
+        """The generator of that identity, or None; strangers' identities leave nothing behind.
 
         Raises GeneratorError when it is there but cannot be loaded.
         """
-        if identity not in self._known and self._shipped:
-            for name in shipped_names():
-                if identity_of(_shipped_weights(name)) == identity:
-                    self._known[identity] = load_shipped(name, threads=self._threads)
+        if identity not in self._known and identity in (names := self._names()):
+            self._known[identity] = load_shipped(names[identity], threads=self._threads)
         return self._known.get(identity)
+
+    def shipped_identities(self) -> frozenset[bytes]:
+        """Identities of the shipped ones, none where they are not asked for.  Raises GeneratorError."""
+        return frozenset(self._names())
+
+    def _names(self) -> dict[bytes, str]:
+        """Names of the shipped ones by identity; all files are read at the first call only."""
+        if self._shipped_names is None:
+            self._shipped_names = {identity_of(_shipped_weights(name)): name for name in shipped_names()}
+        return self._shipped_names

@@ -182,6 +182,24 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class CodedAdapter:
+    """An adapter of `count` values, 0..MAX_ADAPTER_VALUES, as it is coded.
+
+    Its few bytes do not tell what decoding takes: thousands of large values may be in 50 of them.
+    """
+
+    count: int
+    data: bytes
+
+    def decode(self) -> Adapter:
+        """Return the adapter. Raises `PromptError` for data that is not what such values are coded as."""
+        return Adapter(decode_values(self.data, self.count) if self.count else np.zeros(0, np.int8))
+
+    def __repr__(self) -> str:
+        return f"CodedAdapter({self.count} values, size_bytes={len(self.data)})"
+
+
+@dataclass(frozen=True, slots=True)
 class PromptContent:
     """What a prompt tells the generator.
 
@@ -193,6 +211,21 @@ class PromptContent:
     gate: GateMap
     still: Still | None = None
     adapter: Adapter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CodedContent:
+    """`PromptContent` whose adapter is not decoded yet, which not everybody needs."""
+
+    quantiser: int | None
+    gate: GateMap
+    still: Still | None = None
+    adapter: CodedAdapter | None = None
+
+    def decode(self) -> PromptContent:
+        """Return all of it. Raises `PromptError` for an adapter that is malformed."""
+        adapter = None if self.adapter is None else self.adapter.decode()
+        return PromptContent(self.quantiser, self.gate, self.still, adapter)
 
 
 def grid_shape(width: int, height: int, block_log2: int) -> tuple[int, int]:
@@ -230,12 +263,20 @@ def parse_sections(prompt: Prompt) -> PromptContent:
 
     Raises `PromptError` for a section that is malformed or, if its type is known, comes twice.
     """
+    return parse_coded_sections(prompt).decode()
+
+
+def parse_coded_sections(prompt: Prompt) -> CodedContent:
+    """Return what `parse_sections` does, but for the values of an adapter: of those only the number is known.
+
+    Takes no more time than the blocks of the picture call for. Raises `PromptError` as `parse_sections` does.
+    """
     payloads = _known_payloads(prompt.sections)
     quantiser = payloads.get(SectionType.QUANTISER)
     gate = payloads.get(SectionType.GATE)
     still = payloads.get(SectionType.STILL)
     adapter = payloads.get(SectionType.ADAPTER)
-    return PromptContent(
+    return CodedContent(
         quantiser=None if quantiser is None else decode_quantiser(quantiser),
         gate=(
             GateMap.uniform(prompt.width, prompt.height)
@@ -243,7 +284,7 @@ def parse_sections(prompt: Prompt) -> PromptContent:
             else decode_gate(gate, prompt.width, prompt.height)
         ),
         still=None if still is None else decode_still(still),
-        adapter=None if adapter is None else decode_adapter(adapter),
+        adapter=None if adapter is None else _coded_adapter(adapter),
     )
 
 
@@ -300,6 +341,10 @@ def encode_adapter(adapter: Adapter) -> bytes:
 
 def decode_adapter(payload: bytes) -> Adapter:
     """Return the adapter of a section payload. Raises `PromptError` where it is malformed."""
+    return _coded_adapter(payload).decode()
+
+
+def _coded_adapter(payload: bytes) -> CodedAdapter:
     if len(payload) < _COUNT_BYTES:
         raise _invalid(f"adapter section of {len(payload)} bytes, expected at least {_COUNT_BYTES}")
     count, data = int.from_bytes(payload[:_COUNT_BYTES], "big"), payload[_COUNT_BYTES:]
@@ -307,8 +352,7 @@ def decode_adapter(payload: bytes) -> Adapter:
         raise _invalid(f"adapter of {count} values, expected up to {MAX_ADAPTER_VALUES}")
     if count == 0:
         _expect_size(data, 0, "adapter")
-        return Adapter(np.zeros(0, np.int8))
-    return Adapter(decode_values(data, count))
+    return CodedAdapter(count, data)
 
 
 def encode_gate(gate: GateMap) -> bytes:
