@@ -1,59 +1,23 @@
 """How many values the adapters of a generator have, before any are decoded."""
 
-import gc
-import weakref
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from hybridprompt.encode.cached_generator import CachedGenerator
 from hybridprompt.errors import GeneratorError
-from hybridprompt.generator.base import check_adapter_count
+from hybridprompt.generator.base import Generator
 from hybridprompt.generator.fake import FakeGenerator
+from hybridprompt.generator.registry import load_shipped
 
 
-class Asked(FakeGenerator):
-    """Remembers the adapters it was asked with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: list[int] = []
-
-    def adapted(self, values: NDArray[np.int8]) -> FakeGenerator:
-        self.counts.append(values.size)
-        assert not values.any()
-        return super().adapted(values)
-
-
-class Unhashable(Asked):
-    __hash__ = None  # type: ignore[assignment]
-
-
-def test_a_generator_is_asked_until_it_takes_one() -> None:
-    generator = Asked()
-    for _ in range(2):
-        with pytest.raises(GeneratorError, match="an adapter of 3 values, expected 1"):
-            check_adapter_count(generator, 3)
-    for _ in range(3):
-        check_adapter_count(generator, 1)
-        with pytest.raises(GeneratorError, match="an adapter of 4096 values, expected 1"):
-            check_adapter_count(generator, 4096)
-    assert generator.counts == [3, 3, 1]
-
-
-def test_generators_are_not_kept() -> None:
-    generator = FakeGenerator()
-    check_adapter_count(generator, 1)
-    gone = weakref.ref(generator)
-    del generator
-    gc.collect()
-    assert gone() is None
-
-
-def test_one_that_cannot_be_remembered_is_asked_again() -> None:
-    generator = Unhashable()
-    for _ in range(2):
-        check_adapter_count(generator, 1)
-        with pytest.raises(GeneratorError, match="an adapter of 2 values, expected 1"):
-            check_adapter_count(generator, 2)
-    assert generator.counts == [1, 2, 1, 2]
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("shipped", [False, True])
+def test_adapters_of_that_length_are_taken_and_no_others(shipped: bool, cached: bool) -> None:
+    generator: Generator = load_shipped() if shipped else FakeGenerator()
+    if cached:
+        generator = CachedGenerator(generator)
+    length = generator.adapter_length
+    assert length == (1776 if shipped else 1)
+    assert generator.adapted(np.zeros(length, np.int8)).adapter_length == length
+    with pytest.raises(GeneratorError, match=f"of {length + 1} values, expected {length}"):
+        generator.adapted(np.zeros(length + 1, np.int8))

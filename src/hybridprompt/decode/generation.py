@@ -19,7 +19,7 @@ import numpy as np
 from hybridprompt.decode.still import decode_still
 from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
-from hybridprompt.generator.base import Generator, Planes, check_adapter_count
+from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.prompt.sections import (
     CodedAdapter,
     CodedContent,
@@ -145,7 +145,11 @@ class _HeldAdapter:
     def _apply(self, generator: Generator) -> Generator:
         if self._coded.count == 0:
             return generator
-        check_adapter_count(generator, self._coded.count)
+        # Before it is decoded, which takes longer than all else that a short prompt can ask for.
+        if self._coded.count != generator.adapter_length:
+            raise GeneratorError(
+                f"an adapter of {self._coded.count} values, expected {generator.adapter_length}"
+            )
         return generator.adapted(self._coded.decode().values)
 
 

@@ -30,6 +30,10 @@ class CachedGenerator:
     def name(self) -> str:
         return self._inner.name
 
+    @property
+    def adapter_length(self) -> int:
+        return self._inner.adapter_length
+
     def adapted(self, values: NDArray[np.int8]) -> CachedGenerator:
         """See Generator.adapted.  The last one is kept."""
         key = values.tobytes()

@@ -38,6 +38,11 @@ class AdaptableModel:
         """Output channels of every convolution."""
         return [len(convolution.bias) for convolution in self._file.convolutions]
 
+    @property
+    def adapter_length(self) -> int:
+        """How many values an adapter has."""
+        return 2 * sum(self.layer_channels)
+
     def adapted(self, values: NDArray[np.int8]) -> bytes:
         """Return the file with an adapter, (2 * sum(layer_channels),), applied.
 
@@ -45,8 +50,8 @@ class AdaptableModel:
         for an adapter of another length.
         """
         channels = self.layer_channels
-        if values.shape != (2 * sum(channels),):
-            raise GeneratorError(f"an adapter of {values.size} values, expected {2 * sum(channels)}")
+        if values.shape != (self.adapter_length,):
+            raise GeneratorError(f"an adapter of {values.size} values, expected {self.adapter_length}")
         parts = iter(np.split(values.astype(np.float64), np.cumsum(np.repeat(channels, 2))[:-1]))
         return self._file.changed(
             [

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from typing import Protocol
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridprompt.errors import GeneratorError
-
 Plane = NDArray[np.uint8]
 Planes = tuple[Plane, Plane, Plane]
 IDENTITY_BYTES = 8
-
-_adapter_counts: WeakKeyDictionary[Generator, int] = WeakKeyDictionary()
-"""How many values the adapters of those have that took one."""
 
 
 class Generator(Protocol):
@@ -30,6 +23,10 @@ class Generator(Protocol):
     @property
     def name(self) -> str:
         """Short name for people."""
+
+    @property
+    def adapter_length(self) -> int:
+        """How many values its adapters have; 0 where it takes none.  Raises GeneratorError."""
 
     def generate(
         self, planes: Planes, *, quantiser: int, strengths: NDArray[np.float32], block_size: int
@@ -45,27 +42,9 @@ class Generator(Protocol):
     def adapted(self, values: NDArray[np.int8]) -> Generator:
         """This generator, of the same identity, with an adapter of its weights.
 
-        values: (count,), what `hybridprompt.generator.adapter` says.  Raises GeneratorError for an adapter of
-        another generator.
+        values: (adapter_length,), what `hybridprompt.generator.adapter` says.  Raises GeneratorError for an
+        adapter of another generator.
         """
-
-
-def check_adapter_count(generator: Generator, count: int) -> None:
-    """Raise GeneratorError unless the generator is made for adapters of so many values, 1 or more.
-
-    So an adapter need not be decoded to be refused.  The generator is asked with one of zeros, and not again
-    once it took it.
-    """
-    known = None
-    # One that cannot be remembered is asked again.
-    with suppress(TypeError):
-        known = _adapter_counts.get(generator)
-    if known is None:
-        generator.adapted(np.zeros(count, np.int8))
-        with suppress(TypeError):
-            _adapter_counts[generator] = count
-    elif known != count:
-        raise GeneratorError(f"an adapter of {count} values, expected {known}")
 
 
 def identity_of(weights: bytes) -> bytes:

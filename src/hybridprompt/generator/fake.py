@@ -24,6 +24,10 @@ class FakeGenerator:
     def name(self) -> str:
         return "fake"
 
+    @property
+    def adapter_length(self) -> int:
+        return 1
+
     def generate(
         self, planes: Planes, *, quantiser: int, strengths: NDArray[np.float32], block_size: int
     ) -> Planes:

@@ -86,12 +86,20 @@ class OnnxGenerator:
     def name(self) -> str:
         return self._name
 
+    @property
+    def adapter_length(self) -> int:
+        with self._lock:
+            return self._adaptable_model().adapter_length
+
+    def _adaptable_model(self) -> AdaptableModel:
+        if self._adaptable is None:
+            self._adaptable = _adaptable(self.weights)
+        return self._adaptable
+
     def adapted(self, values: NDArray[np.int8]) -> OnnxGenerator:
         """See Generator.adapted.  It is lean."""
         with self._lock:
-            if self._adaptable is None:
-                self._adaptable = _adaptable(self.weights)
-            weights = self._adaptable.adapted(values)
+            weights = self._adaptable_model().adapted(values)
         return OnnxGenerator(
             weights, name=self._name, threads=self._threads, identity=self._identity, lean=True
         )
