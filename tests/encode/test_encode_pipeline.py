@@ -97,6 +97,10 @@ class Wishes(CrfTarget):
         self.wishes = iter(wishes)
         self.log: list[tuple[str, int]] = []
         self.records = 0
+        self.were_limited: list[int] = []
+
+    def limited(self, gop: int) -> None:
+        self.were_limited.append(gop)
 
     def crf_for(self, gop: int, pictures: list[Picture]) -> float:
         self.log.append(("begin", gop))
@@ -205,6 +209,75 @@ def test_no_correction_makes_the_buffer_overflow() -> None:
     assert made.base.encodes[-1][1] == 45.0  # type: ignore[attr-defined]
     assert made.results[0].crf == 60.0
     assert made.buffer_note() is None
+    # It would have helped.
+    assert target.were_limited == [0]
+
+
+def test_no_correction_makes_an_overflow_worse() -> None:
+    made = encoder(2, max_kbps=24.0, buffer_seconds=1.0)
+    target = Wishes(60.0, (1, 59.0), (1, 61.0))
+    with PacketSpool() as spool:
+        made.encode_all(target, spool)
+        made.buffer = RateBuffer(5.0, 0.1)
+        for gop in (0, 1):
+            made._record(gop, made.results[gop], target)
+        made.correct(target, spool)
+    assert made.results[1].crf == 61.0
+    assert target.were_limited == [1]
+
+
+def test_a_target_learns_what_the_buffer_makes_coarser() -> None:
+    base = FakeBase()
+    made = encoder(3, base=base, max_kbps=24.0, buffer_seconds=1.0)
+    free = base.best
+
+    def best(pictures: list[Picture], crf: float) -> BaseGop:
+        return free(pictures, 40.0 if pictures[0].pts == GOP_FRAMES else crf)
+
+    base.best = best  # type: ignore[method-assign]
+    target = Wishes(66.0)
+    with PacketSpool() as spool:
+        made.encode_all(target, spool)
+    assert target.were_limited == [1]
+    assert made.results[1].crf > 40.0
+
+
+class Sound:
+    """So many bytes every tenth of a second."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+
+    def bytes_between(self, start_seconds: float, end_seconds: float) -> int:
+        first = 0 if start_seconds == -math.inf else math.ceil(round(10 * start_seconds, 6))
+        return self.size_bytes * (math.ceil(round(10 * end_seconds, 6)) - first)
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_the_sound_counts_for_the_buffer(analysed: bool) -> None:
+    plain = encoder(3, prompt_bytes=20, crf=40.0, max_kbps=32.0, buffer_seconds=0.5)
+    sounding = encoder(3, prompt_bytes=20, crf=40.0, max_kbps=32.0, buffer_seconds=0.5)
+    # A tenth of the line.
+    sounding.sound = Sound(40)  # type: ignore[assignment]
+    for made in (plain, sounding):
+        if analysed:
+            made.base.analysis_bytes = lambda *args, **options: 100  # type: ignore[method-assign]
+            made.analyse()
+        with PacketSpool() as spool:
+            made.encode_all(CrfTarget(40.0), spool)
+        assert made.buffer_note() is None
+    assert sounding.sound_bytes == {0: 200, 1: 200, 2: 200}
+    sent = [
+        sum(result.base_bytes + result.prompt_bytes for result in made.results.values())
+        for made in (plain, sounding)
+    ]
+    assert 0.9 * 600 < sent[0] - sent[1] < 1.1 * 600
+    # Nothing is left beside three times the line.
+    sounding.sound = Sound(1200)  # type: ignore[assignment]
+    sounding.durations.clear()
+    with PacketSpool() as spool:
+        sounding.encode_all(CrfTarget(40.0), spool)
+    assert "3 of 3 GOPs" in (sounding.buffer_note() or "")
 
 
 def test_a_gop_that_overflows_does_not_keep_the_others_from_correction() -> None:

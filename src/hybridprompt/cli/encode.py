@@ -128,7 +128,10 @@ def encode(
     ] = None,
     max_rate: Annotated[
         str | None,
-        typer.Option(help="Largest rate, e.g. 400k, for clients on a line of that rate.", show_default=False),
+        typer.Option(
+            help="Largest rate with the sound, e.g. 400k, for clients on a line of that rate.",
+            show_default=False,
+        ),
     ] = None,
     buffer: Annotated[
         float | None, typer.Option(help="Seconds of --max-rate that a client buffers.", show_default="4")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 class RateBuffer:
     """A leaky bucket (a VBV that counts GOPs): what is sent runs ahead of the maximum rate by what it holds.
 
+    The bytes of a GOP are all that is sent for it: base, prompts and sound.
     max_kbps: at which it drains.  seconds: of that rate that it holds.  Unless there are `overflows`, any run
     of GOPs of together T seconds has at most max_kbps * (T + seconds) kbit, and a client that has filled its
     buffer does not wait.
@@ -39,6 +40,7 @@ class RateBuffer:
         """Tell what a GOP takes."""
         self._sizes[gop] = size_bytes, seconds
 
-    def overflows(self) -> list[int]:
-        """GOPs for which there was no room."""
-        return [gop for gop, (size, seconds) in sorted(self._sizes.items()) if size > self.room(gop, seconds)]
+    def overflows(self) -> dict[int, float]:
+        """GOPs for which there was no room -> the bytes that had none."""
+        over = {gop: size - self.room(gop, seconds) for gop, (size, seconds) in sorted(self._sizes.items())}
+        return {gop: excess for gop, excess in over.items() if excess > 0}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -58,6 +59,30 @@ def block_means(values: NDArray[np.floating], height: int, width: int, block_siz
     return means
 
 
+_MOST_REFERENCE_BYTES = 192 << 20
+"""What would take more keeps only its picture and is computed each time: there may be a dozen of a GOP."""
+
+_ACTIVATIONS_PER_PIXEL = 10.5
+"""Of AlexNet, at most."""
+
+
+@dataclass(frozen=True)
+class _LpipsReference:
+    """A picture's activations in the type that they were computed in, of half the bytes of its features.
+
+    norms: what they are to be divided by; None where they have been.
+    """
+
+    stages: list[torch.Tensor]
+    norms: list[torch.Tensor] | None
+
+    def features(self) -> list[torch.Tensor]:
+        if self.norms is None:
+            return self.stages
+        # Dividing what is of another type than its divisor takes five times as long.
+        return [stage.float().div_(norm) for stage, norm in zip(self.stages, self.norms, strict=True)]
+
+
 class LpipsJudge:
     """LPIPS v0.1 with AlexNet, of pictures scaled down by ``scale``."""
 
@@ -78,7 +103,8 @@ class LpipsJudge:
     def name(self) -> str:
         return "LPIPS-Alex" if self._scale == 1 else f"LPIPS-Alex at 1/{self._scale} size"
 
-    def _features(self, picture: Picture) -> list[torch.Tensor]:
+    def _rgb(self, picture: Picture) -> torch.Tensor:
+        """The picture as LPIPS takes it."""
         import torch.nn.functional as F
 
         from hybridprompt.evaluate.colour import yuv420_to_rgb
@@ -99,15 +125,32 @@ class LpipsJudge:
         if min(height, width) < 32:
             # AlexNet's pooling needs a few positions.
             rgb = F.pad(rgb, (0, max(32 - width, 0), 0, max(32 - height, 0)), mode="replicate")
-        return self._lpips.features(rgb)
+        return rgb
 
     def prepare(self, source: Picture) -> object:
+        dtype = self._lpips.dtype
+        pixels = source.width * source.height / self._scale**2
+        if _ACTIVATIONS_PER_PIXEL * dtype.itemsize * pixels > _MOST_REFERENCE_BYTES:
+            return source
         with self._torch.inference_mode():
-            return self._features(source)
+            rgb = self._rgb(source)
+            if dtype == self._torch.float32:
+                return _LpipsReference(self._lpips.features(rgb), None)
+            stages = self._lpips.activations(rgb)
+            # As Lpips.features has it, to the bit.
+            norms = [
+                self._torch.linalg.vector_norm(stage.float(), dim=1, keepdim=True) + 1e-10 for stage in stages
+            ]
+            return _LpipsReference(stages, norms)
 
     def distance_map(self, picture: Picture, reference: object, block_size: int) -> MapArray:
         with self._torch.inference_mode():
-            maps = self._lpips.distance_maps(self._features(picture), reference)  # type: ignore[arg-type]
+            if isinstance(reference, _LpipsReference):
+                features = reference.features()
+            else:
+                assert isinstance(reference, Picture)
+                features = self._lpips.features(self._rgb(reference))
+            maps = self._lpips.distance_maps(self._lpips.features(self._rgb(picture)), features)
         height, width = picture.y.shape
         total = block_means(maps[0][0].numpy(), height, width, block_size)
         for stage in maps[1:]:

@@ -43,6 +43,7 @@ from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.scaling import scaled_size
+from hybridprompt.video.sound_sizes import SoundSizes
 from hybridprompt.video.source import VideoSource
 
 logger = logging.getLogger(__name__)
@@ -84,8 +85,12 @@ class _Encoder:
     judging: Future[Judge]
     """Getting ready beside the analysis: torch takes its time to load."""
     meter: ProgressMeter
+    sound: SoundSizes | None = None
+    """What is carried beside the video and counts for the maximum rate."""
     results: dict[int, GopResult] = field(default_factory=dict)
     durations: dict[int, float] = field(default_factory=dict)
+    sound_bytes: dict[int, int] = field(default_factory=dict)
+    """Of the sound while a GOP plays."""
     starts: list[int] | None = None
     """First pts of every GOP, once a first reading has told them."""
 
@@ -148,7 +153,8 @@ class _Encoder:
         if not starts:
             raise MediaError(f"{self.source.path}: holds no picture that can be decoded")
         self.starts = starts
-        self.durations = dict(enumerate(map(self._seconds, starts, [*starts[1:], end])))
+        for gop, span in enumerate(zip(starts, [*starts[1:], end], strict=True)):
+            self._plays(gop, *span)
         return [GopAnalysis(*pair, self.durations[gop]) for gop, pair in enumerate(sizes)]
 
     @property
@@ -159,8 +165,14 @@ class _Encoder:
         """Pts at which the last picture ends, as long as nothing follows."""
         return _pts(pictures[-1]) + max(1, round(1 / (self.source.average_rate * self.source.time_base)))
 
-    def _seconds(self, start: int, end: int) -> float:
-        return float((end - start) * self.source.time_base)
+    def _plays(self, gop: int, start: int, end: int) -> None:
+        """Take note of the pts at which a GOP starts and ends."""
+        time_base, origin = self.source.time_base, self.source.start_pts
+        self.durations[gop] = float((end - start) * time_base)
+        if self.sound is not None:
+            # The first GOP waits for what primes the sound's decoder, too.
+            start_seconds = float((start - origin) * time_base) if gop else -math.inf
+            self.sound_bytes[gop] = self.sound.bytes_between(start_seconds, float((end - origin) * time_base))
 
     def best_scale(self, target: RateTarget) -> Fraction:
         """The scale that serves the rate best; found only after the analysis.  1 without LPIPS to judge."""
@@ -216,30 +228,34 @@ class _Encoder:
         if not pictures:
             raise MediaError(f"{self.source.path}: GOP {index} has no picture when read a second time")
         # An analysis knows better: a GOP lasts until the next one starts.
-        self.durations.setdefault(index, self._seconds(_pts(pictures[0]), self._end(pictures)))
+        if index not in self.durations:
+            self._plays(index, _pts(pictures[0]), self._end(pictures))
         base = target.settled(index, self.base.best(pictures, target.crf_for(index, pictures)))
         other = self.base.other_still(base)
         if other is not None:
             base = target.settled(index, other)
-        base = self._within_buffer(index, base)
+        base = self._within_buffer(index, base, target)
         target.expect(index, base)
         return index, base
 
-    def _within_buffer(self, index: int, base: BaseGop) -> BaseGop:
+    def _within_buffer(self, index: int, base: BaseGop, target: Target) -> BaseGop:
         """Encode a GOP again, coarser, until the client's buffer has room for it."""
         if self.buffer is None:
             return base
         seconds = self.durations[index]
         # Not known yet, and a GOP of many anchors may take more than those before.
-        prompt_bytes = 2 * self._most_prompt_bytes
-        room = max(self.buffer.room(index, seconds) - prompt_bytes, 1.0)
+        beside = 2 * self._most_prompt_bytes + self.sound_bytes.get(index, 0)
+        room = max(self.buffer.room(index, seconds) - beside, 1.0)
+        wanted = base.crf
         for _ in range(_BUFFER_REPEATS):
             if base.size_bytes <= room or base.crf >= STEERED_CRF_RANGE[1]:
                 break
             crf = coarser_crf(base.crf, _BUFFER_MARGIN * room / base.size_bytes)
             # A still that is held may be most of the bytes, and then nothing gets smaller.
             base = self.base.again(base, crf, hold_still=False)
-        self.buffer.record(index, base.size_bytes + prompt_bytes, seconds)
+        self.buffer.record(index, base.size_bytes + beside, seconds)
+        if base.crf > wanted:
+            target.limited(index)
         return base
 
     def _keep(self, index: int, result: GopResult, spool: PacketSpool) -> None:
@@ -251,15 +267,16 @@ class _Encoder:
         target.record(index, result)
         self._most_prompt_bytes = max(self._most_prompt_bytes, result.prompt_bytes)
         if self.buffer is not None:
-            self.buffer.record(index, result.base_bytes + result.prompt_bytes, self.durations[index])
+            size_bytes = result.base_bytes + result.prompt_bytes + self.sound_bytes.get(index, 0)
+            self.buffer.record(index, size_bytes, self.durations[index])
 
-    def _overflows(self) -> int:
-        """How many GOPs the buffer has no room for."""
-        return 0 if self.buffer is None else len(self.buffer.overflows())
+    def _overflows(self) -> dict[int, float]:
+        """GOPs that the buffer has no room for, and by how many bytes."""
+        return {} if self.buffer is None else self.buffer.overflows()
 
     def buffer_note(self) -> str | None:
         """What a user should know where the buffer has no room."""
-        over = self._overflows()
+        over = len(self._overflows())
         if not over:
             return None
         return f"{over} of {len(self.results)} GOPs are more than the maximum rate and the buffer allow"
@@ -275,17 +292,22 @@ class _Encoder:
                 return
             tried.add(change)
             gop, crf = change
-            before, kept = (target.error(), self._overflows()), self.results[gop]
+            error, over, kept = target.error(), self._overflows(), self.results[gop]
             pictures = self._pictures_of(gop, spool)
             if pictures is None:
                 logger.warning("%s: reads differently each time, it is not corrected", self.source.path)
                 return
             result = self.decide(self.base.encode(pictures, crf, held(kept.variant, crf - kept.crf)))
             self._record(gop, result, target)
-            if target.error() < before[0] and self._overflows() <= before[1]:
+            helps = target.error() < error
+            # Nor may a GOP that has too little room already take more.
+            fits = all(excess <= over.get(i, 0.0) for i, excess in self._overflows().items())
+            if helps and fits:
                 self._keep(gop, result, spool)
             else:
                 self._record(gop, kept, target)
+                if helps:
+                    target.limited(gop)
             done += len(pictures)
             self.meter.update("correct", done)
 
@@ -344,6 +366,10 @@ def encode_file(
         source = VideoSource(input_path, size=scaled_size(*full_size, settings.scale))
     notes = _notes(source)
     origin = Fraction(source.start_pts) * source.time_base
+    sound = None
+    if settings.max_kbps is not None and source.has_audio:
+        sound = SoundSizes.measure(input_path, origin)
+        notes += _check_sound(sound, source, settings)
     writer = Mp4Writer(
         output_path,
         time_base=source.time_base,
@@ -358,7 +384,7 @@ def encode_file(
         chosen = generator or load_generator(settings.generator)
         total = source.frame_count or round((source.duration_seconds or 0) * float(source.average_rate))
         judging = helper.submit(make_judge, settings.effort.judge_scale)
-        encoder = _Encoder(source, settings, chosen, judging, ProgressMeter(progress, total))
+        encoder = _Encoder(source, settings, chosen, judging, ProgressMeter(progress, total), sound)
         target = encoder.target()
         if settings.chooses_scale and isinstance(target, RateTarget) and not source.interlaced:
             scale = encoder.best_scale(target)
@@ -366,7 +392,7 @@ def encode_file(
                 source = VideoSource(input_path, size=scaled_size(*full_size, scale))
                 writer.sample_aspect_ratio = source.sample_aspect_ratio
                 notes.append(f"coded at {source.width}x{source.height}: nearer to the source at this rate")
-                encoder = _Encoder(source, settings, chosen, judging, ProgressMeter(progress, total))
+                encoder = _Encoder(source, settings, chosen, judging, ProgressMeter(progress, total), sound)
                 target = encoder.target()
         encoder.encode_all(target, spool)
         if not encoder.results:
@@ -408,6 +434,23 @@ def mean_distances(judge: Judge, decisions: Sequence[tuple[GopDecision, int]]) -
     base = sum(d.base_distance * length for d, length in decisions) / total
     decoded = sum(d.distance * length for d, length in decisions) / total
     return Distances(judge.name, base, decoded)
+
+
+def _check_sound(sound: SoundSizes | None, source: VideoSource, settings: EncodeSettings) -> list[str]:
+    """Notes on what the sound leaves of the maximum rate.  Raises ConfigError where that is nothing."""
+    assert settings.max_kbps is not None
+    if sound is None:
+        return []
+    kbps = sound.kbps(source.duration_seconds or 0.0)
+    if kbps >= settings.max_kbps:
+        raise ConfigError(
+            f"maximum rate is {settings.max_kbps:g} kbit/s, expected more than the {kbps:.1f} "
+            f"of the sound in {source.path}"
+        )
+    left = settings.max_kbps - kbps
+    if settings.bitrate_kbps is None or settings.bitrate_kbps <= left:
+        return []
+    return [f"the sound takes {kbps:.1f} kbit/s of the maximum rate: {left:.1f} are left for the video"]
 
 
 def _notes(source: VideoSource) -> list[str]:

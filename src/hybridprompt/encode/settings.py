@@ -75,7 +75,8 @@ class Preset:
     relative to the actual base_q_idx. key_levels, later_levels: strengths that a block of the keyframe, or of
     a later anchor, may take, in units of 1 / GATE_UNIT. joint_anchors: decide all anchors of a GOP at once,
     in a fixed number of decodes, instead of one by one. passes: beyond the first, each lets a third of the
-    GOPs be encoded once more for the target. fit: how strengths are fitted, where torch and the metric
+    GOPs be encoded once more for the target. quick: leave a rate a little off where meeting it would take
+    many more encodes. fit: how strengths are fitted, where torch and the metric
     weights are at hand; without them, or where it is None, they are searched for. adapter: how adapters are
     fitted, where the same is at hand; None is without. prompts: see EncodeSettings. key_lambda_factors: of
     the keyframe's Lagrange multiplier; of several, each GOP gets what serves it best. nal_preset: x264's and
@@ -95,6 +96,7 @@ class Preset:
     joint_anchors: bool
     passes: int
     key_lambda_factors: tuple[float, ...]
+    quick: bool = False
     nal_preset: str = "slow"
     still_offsets: tuple[float, ...] = (0.0,)
     alternations: int = 0
@@ -125,6 +127,7 @@ PRESETS: dict[PresetName, Preset] = {
         joint_anchors=True,
         passes=2,
         key_lambda_factors=(0.5,),
+        quick=True,
         still_offsets=(0.0, 8.0),
     ),
     "medium": Preset(
@@ -171,8 +174,8 @@ class EncodeSettings:
     """What to encode to.  Exactly one of ``bitrate_kbps`` (the whole video track), ``crf`` and ``quality``
     (mean distance from the source in LPIPS-Alex, prompts applied) is given.
 
-    max_kbps: no run of GOPs may exceed it by more than ``buffer_seconds`` of it (4 unless given); None is no
-    limit, and there is no buffer then.
+    max_kbps: no run of GOPs, with the sound beside them, may exceed it by more than ``buffer_seconds`` of it
+    (4 unless given); None is no limit, and there is no buffer then.  The tables of the MP4 do not count.
     anchor_interval: frames between anchors inside a GOP, a multiple of 32 (the mini-GOP of SVT-AV1's random
     access structure, whose base pictures alone can be anchors); None leaves only the keyframe. generator: the
     name of a shipped size, or an ONNX file; None is the default. tune: what SVT-AV1 aims at; "vq", visual

@@ -93,6 +93,9 @@ class Target(Protocol):
         prompts are still to be decided.
         """
 
+    def limited(self, gop: int) -> None:
+        """Take note that the buffer has no room for a GOP as fine as the target wants it."""
+
     def record(self, gop: int, result: GopResult) -> None:
         """Take note of a finished GOP."""
 
@@ -121,6 +124,9 @@ class CrfTarget:
     def expect(self, gop: int, base: BaseGop) -> None:
         pass
 
+    def limited(self, gop: int) -> None:
+        pass
+
     def record(self, gop: int, result: GopResult) -> None:
         pass
 
@@ -146,9 +152,8 @@ class RateTarget:
         settings = encoder.settings
         # Stills leap in their bytes, and x264 and x265 are quick: there the rate is worth more encodes.
         usual = (settings.mode, settings.codec) == ("enhance", "av1")
-        self._quick = settings.effort.fit is None and usual
-        self._settled_crf: float | None = None
-        self._held = False
+        self._quick = settings.effort.quick and usual
+        self._limited = False
         """Whether a GOP had to be coarser than the rate asked for."""
         self.control = RateControl(kbps * 125 * seconds, analyses, first_prompt_bytes)
 
@@ -163,11 +168,6 @@ class RateTarget:
         """Encode a GOP again where that pays: the first if the model was off, which only it can show, and the
         last until the whole video meets its rate, which only it still can.
         """
-        base = self._nearest(gop, base)
-        self._settled_crf = base.crf
-        return base
-
-    def _nearest(self, gop: int, base: BaseGop) -> BaseGop:
         last = gop == len(self.control.analyses) - 1
         near = _NEAR_OF_MANY if self._quick and gop else _NEAR
         # Another still may have been tried before, whose bytes tell nothing of this one's.
@@ -210,8 +210,10 @@ class RateTarget:
         return self.control.error
 
     def expect(self, gop: int, base: BaseGop) -> None:
-        self._held |= self._settled_crf is not None and base.crf > self._settled_crf
         self.control.expect(gop, base.crf, base.size_bytes)
+
+    def limited(self, gop: int) -> None:
+        self._limited = True
 
     def record(self, gop: int, result: GopResult) -> None:
         self.control.record(gop, result.crf, result.base_bytes, result.prompt_bytes)
@@ -229,7 +231,7 @@ class RateTarget:
         bound = STEERED_CRF_RANGE[1 if error > 0 else 0]
         if all(crf == bound for crf, _, _ in self.control.spent.values()):
             why = "out of the codec's reach here"
-        elif self._held and error < 0:
+        elif self._limited and error < 0:
             why = "the maximum rate holds it down"
         else:
             why = "the video is too short to steer"
@@ -248,6 +250,7 @@ class QualityTarget:
     """GOP -> change of the log of its distance by its prompts."""
     _results: dict[int, tuple[float, float]] = field(default_factory=dict)
     """GOP -> CRF, and log of the distance over the target."""
+    _limited: set[int] = field(default_factory=set)
     _crf: float = _FIRST_QUALITY_CRF
 
     def crf_for(self, gop: int, pictures: list[Picture]) -> float:
@@ -289,6 +292,9 @@ class QualityTarget:
     def expect(self, gop: int, base: BaseGop) -> None:
         self._crf = base.crf
 
+    def limited(self, gop: int) -> None:
+        self._limited.add(gop)
+
     def record(self, gop: int, result: GopResult) -> None:
         decision = result.decision
         measured, before = max(decision.distance, 1e-9), max(decision.base_distance, 1e-9)
@@ -311,12 +317,14 @@ class QualityTarget:
     def note(self) -> str | None:
         # Better than asked for, and no coarser CRF left, is no miss.
         coarsest = STEERED_CRF_RANGE[1]
-        missed = sum(
-            abs(error) > _QUALITY_TOLERANCE and not (error < 0 and crf == coarsest)
-            for crf, error in self._results.values()
-        )
+        missed = [
+            gop
+            for gop, (crf, error) in self._results.items()
+            if abs(error) > _QUALITY_TOLERANCE and not (error < 0 and crf == coarsest)
+        ]
         if not missed:
             return None
-        return (
-            f"{missed} of {len(self._results)} GOPs miss the distance by more than {_QUALITY_TOLERANCE:.0%}"
-        )
+        limited = sum(gop in self._limited and self._results[gop][1] > 0 for gop in missed)
+        why = f": the maximum rate holds {limited} down" if limited else ""
+        count, gops = len(missed), len(self._results)
+        return f"{count} of {gops} GOPs miss the distance by more than {_QUALITY_TOLERANCE:.0%}{why}"
