@@ -16,7 +16,7 @@ from hybridprompt.encode.gop import Candidate, Gop, find_candidates
 from hybridprompt.encode.operator.decode_operator import DecodeOperator
 from hybridprompt.encode.operator.decoders import Av1AnchorDecoder, Injection
 from hybridprompt.encode.operator.fidelity import agreement, measure_fidelity
-from hybridprompt.encode.operator.frame_map import FrameMap, cell_grid
+from hybridprompt.encode.operator.frame_map import FrameMap, cell_grid, even_part
 from hybridprompt.encode.operator.patterns import Waves
 from hybridprompt.encode.operator.probe import ProbeSettings, probe
 from hybridprompt.encode.operator.sampling import box_mean
@@ -355,11 +355,23 @@ def test_a_picture_that_was_shown_before_is_no_anchor(decoder: Av1AnchorDecoder,
         list(probe(broken, at + 1, [at + 1]))
 
 
-def test_odd_sizes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="even sizes"):
-        Av1AnchorDecoder(packets=[], size=(191, 128), time_base=TICK)
-    with pytest.raises(CodecError, match="even sizes"):
-        list(probe(ShiftDecoder(size=(65, 64)), 0, [1]))
+@pytest.mark.parametrize("size", [(255, 64), (256, 63), (255, 63)])
+def test_maps_are_of_the_even_part(size: tuple[int, int]) -> None:
+    (found,) = probe(ShiftDecoder(size=size), 0, [3])
+    assert (found.width, found.height) == (size[0] // 2 * 2, size[1] // 2 * 2)
+    x, y = found.displacement.astype(np.float64)
+    assert np.abs(x - 6)[8:-8, 16:160].max() < 0.2
+    assert np.abs(y)[8:-8, 16:160].max() < 0.2
+
+
+def test_even_part_of_planes() -> None:
+    planes = tuple(np.zeros(shape, np.uint8) for shape in ((7, 10), (4, 5), (4, 5)))
+    assert [plane.shape for plane in even_part(planes)] == [(6, 10), (3, 5), (3, 5)]
+
+
+def test_maps_of_odd_sizes_and_unnameable_pictures_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected sizes"):
+        Av1AnchorDecoder(packets=[], size=(191, 8), time_base=TICK)
     with pytest.raises(ConfigError, match="even sizes"):
         make_map(33, 24)
 

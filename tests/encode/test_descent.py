@@ -70,6 +70,18 @@ def test_price_and_bounds_count() -> None:
     assert float(bounded.detach()) == pytest.approx(0.2)
 
 
+def test_a_price_is_a_share_of_the_loss() -> None:
+    """Where there is nothing to lose, nothing is paid."""
+    level = torch.full((1,), 0.1, requires_grad=True)
+
+    def batch(count: int, rng: torch.Generator) -> tuple[Pair, Pair]:
+        luma, chroma = source(count)
+        return (luma + 0 * level, chroma), (luma, chroma)
+
+    descend([level], batch, lambda: 100 * level.sum(), PACE, crops=2, seed=1)
+    assert float(level.detach()) == pytest.approx(0.1, abs=1e-6)
+
+
 def test_parameters_that_a_batch_leaves_out_stay() -> None:
     used, unused = torch.zeros(1, requires_grad=True), torch.ones(1, requires_grad=True)
 

@@ -217,7 +217,8 @@ def test_a_generator_that_harms_is_left_out(still, packets) -> None:
     assert decision.distance == decision.base_distance
 
 
-def test_odd_sizes_are_searched_for() -> None:
+@needs_weights
+def test_odd_sizes_are_fitted() -> None:
     pictures = [replace(p, pts=i) for i, p in enumerate(scene(1, 97, 65) * 10)]
     settings = Av1Settings(width=97, height=65, frame_rate=Fraction(30), time_base=TICK, crf=30, preset=10)
     coded = encode_gop(pictures, settings)
@@ -227,9 +228,14 @@ def test_odd_sizes_are_searched_for() -> None:
         TICK,
         lambda f: replace(pictures[f], y=np.clip(pictures[f].y + 8.0, 0, 255).astype(np.uint8)),
     )
-    fitter = StrengthFitter(SHORT)
+    fitter = StrengthFitter(replace(SHORT, block_log2=5))
     decision = GopGate(gop, FakeGenerator(8), LumaJudge(), PRESETS["medium"], None, fitter).decide()
-    assert len(decision.anchors) == 1
+    (anchor,) = decision.anchors
+    gate = parse_sections(decode_prompt(anchor.prompt_bytes)).gate
+    # A search has blocks of 64.
+    assert gate.block_size == 32
+    assert gate.indices.shape == (3, 4)
+    assert decision.distance < 0.8 * decision.base_distance
 
 
 def test_frames_that_a_fit_wants_are_announced(still, packets) -> None:

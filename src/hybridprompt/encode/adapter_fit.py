@@ -23,6 +23,7 @@ from hybridprompt.encode.descent import Pace, Pair, descend
 from hybridprompt.encode.fit_loss import random_below
 from hybridprompt.encode.operator.frame_map import FrameMap
 from hybridprompt.encode.operator.sampling import downscale, sample
+from hybridprompt.encode.prompt_rate import AdapterRate
 from hybridprompt.encode.recent import LastTwo
 from hybridprompt.encode.settings import AdapterSettings
 from hybridprompt.evaluate.perceptual import quick_dtype
@@ -69,26 +70,35 @@ class AdapterFitter:
         self._layers = {n: m for n, m in self.network.named_modules() if isinstance(m, nn.Conv2d)}
         self._usual = {n: float(m.weight.square().mean().sqrt()) for n, m in self._layers.items()}
 
-    def fit(self, base: Planes, source: Planes, quantiser: int) -> Values:
+    def fit(self, base: Planes, source: Planes, quantiser: int, *, byte_price: float = 0.0) -> Values:
         """Return the adapter, as `generator.adapter` says, that makes the keyframe most like its source.
 
         base, source: planes of even sizes, at least 64 each way.  quantiser: what the generator is told.
-        Deterministic for a seed.  The last two are remembered: what is coded anew against a generated still
-        asks for the same again.
+        byte_price: by what share of itself the loss must fall for one byte of the adapter.  Deterministic for
+        a seed.  The last two are remembered: what is coded anew against a generated still asks for the same
+        again.
         """
-        digest = hashlib.blake2b(f"{quantiser} {base[0].shape}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{quantiser} {base[0].shape} {byte_price}".encode(), digest_size=16)
         for plane in (*base, *source):
             digest.update(np.ascontiguousarray(plane).data)
 
         def fitted() -> Values:
             channels = sum(len(layer.weight) for layer in self._layers.values())
-            descent = _Descent(self, np.zeros(2 * channels, np.int8), base, source, quantiser, ())
+            nothing = np.zeros(2 * channels, np.int8)
+            descent = _Descent(self, nothing, base, source, quantiser, (), byte_price)
             return descent.run(self.settings.steps, self.settings.rate)
 
         return self._fitted.get(digest.digest(), fitted)
 
     def refine(
-        self, values: Values, base: Planes, source: Planes, quantiser: int, later: Sequence[LaterFrame]
+        self,
+        values: Values,
+        base: Planes,
+        source: Planes,
+        quantiser: int,
+        later: Sequence[LaterFrame],
+        *,
+        byte_price: float = 0.0,
     ) -> Values:
         """Return an adapter near ``values`` that serves later frames too.
 
@@ -99,7 +109,7 @@ class AdapterFitter:
         where F_t(values) is a real decode: what the operator cannot explain of that is no part of the
         gradient.  Otherwise as `fit`.
         """
-        descent = _Descent(self, values, base, source, quantiser, later)
+        descent = _Descent(self, values, base, source, quantiser, later, byte_price)
         return descent.run(self.settings.joint_steps, self.settings.joint_rate)
 
     def _own_network(self) -> GeneratorNetwork:
@@ -172,12 +182,14 @@ class _Descent:
         source: Planes,
         quantiser: int,
         later: Sequence[LaterFrame],
+        byte_price: float,
     ) -> None:
         self._fitter = fitter
         self._start = fitter.split(start)
         self._base, self._source = base, source
         self._quantiser = quantiser
         self._later = later
+        self._byte_price = byte_price
         height, width = base[0].shape
         side = fitter.settings.crop_size
         # No smaller picture than its crop, and no crop beyond the picture.
@@ -195,8 +207,10 @@ class _Descent:
         def batch(crops: int, rng: torch.Generator) -> tuple[Pair, Pair]:
             return self._batch([_rounded(value) for value in values], crops, rng)
 
+        rate_of = AdapterRate()
+
         def price() -> torch.Tensor:
-            return settings.price * torch.stack([_rounded(value).abs().sum() for value in values]).sum()
+            return self._byte_price / 8 * rate_of(values)
 
         pace = Pace(steps=steps, rate=rate, last_share=_LAST_RATE_SHARE)
         descend(values, batch, price, pace, crops=settings.crops, seed=settings.seed)

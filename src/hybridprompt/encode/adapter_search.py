@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from hybridprompt.encode.adapter_fit import AdapterFitter, LaterFrame
-from hybridprompt.encode.base import at_equal_bytes
 from hybridprompt.encode.fit import affordable_frames
 from hybridprompt.encode.gop import Candidate
 from hybridprompt.encode.operator.probe import ProbeSettings, probe
 from hybridprompt.encode.search import everywhere_at_one
 from hybridprompt.encode.trials import Choice, Maps, Trials
 from hybridprompt.evaluate.sampling import sample_frames
-from hybridprompt.prompt.sections import Adapter, encode_adapter
+from hybridprompt.prompt.sections import Adapter
 
 _SAMPLE_BYTES: Final = 9.5
 """What a LaterFrame takes for each of its luma samples."""
@@ -23,7 +22,7 @@ _SAMPLE_BYTES: Final = 9.5
 class AdapterSearch:
     """Fits an adapter to the keyframe, then to frames of the whole GOP; what really measured best is kept.
 
-    The planes of the pictures must have even sizes.  worth: of bytes, see base.WORTH_OF_BYTES.
+    Of pictures of odd sizes, fits see the even part.  worth: of bytes, see worth.WORTH_OF_BYTES.
     """
 
     fitter: AdapterFitter
@@ -47,22 +46,23 @@ class AdapterSearch:
 
         def cost(adapter: Adapter | None) -> float:
             trials.adapter = adapter
-            distance = trials.mean(trials.measure(everywhere, judged))
-            prompt_bytes = 0 if adapter is None else len(encode_adapter(adapter))
-            return at_equal_bytes(distance, trials.gop.size_bytes + prompt_bytes, self.worth)
+            return trials.cost(everywhere, trials.measure(everywhere, judged), self.worth)
 
         frames = affordable_frames(
             self.supervising_frames(trials.gop.frame_count), [0], trials.size, _SAMPLE_BYTES
         )
         (planes,) = trials.planes({}, [keyframe.frame]).values()
-        source = trials.gop.source(keyframe.frame).planes
-        values = self.fitter.fit(planes, source, keyframe.base_q_idx)
+        source = trials.source_planes(keyframe.frame)
+        byte_price = self.worth / trials.gop.size_bytes
+        values = self.fitter.fit(planes, source, keyframe.base_q_idx, byte_price=byte_price)
         tried = [None, Adapter(values)] if given is None else [None, given, Adapter(values)]
         costs = [(cost(adapter), adapter) for adapter in tried]
         if len(frames) > 1 and self.fitter.settings.joint_steps:
             trials.adapter = Adapter(values)
             later = self._later(trials, keyframe, everywhere, frames[1:])
-            values = self.fitter.refine(values, planes, source, keyframe.base_q_idx, later)
+            values = self.fitter.refine(
+                values, planes, source, keyframe.base_q_idx, later, byte_price=byte_price
+            )
             del later
             costs.append((cost(Adapter(values)), Adapter(values)))
         trials.adapter = None
@@ -76,6 +76,6 @@ class AdapterSearch:
         decoded = trials.planes(everywhere, frames)
         decoder = trials.gop.anchor_decoder(trials.size)
         return [
-            LaterFrame(decoded[found.frame], trials.gop.source(found.frame).planes, found)
+            LaterFrame(decoded[found.frame], trials.source_planes(found.frame), found)
             for found in probe(decoder, keyframe.packet, frames, ProbeSettings(bands=0))
         ]

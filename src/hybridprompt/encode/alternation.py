@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hybridprompt.decode.still import still_header
-from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, at_equal_bytes
+from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe
 from hybridprompt.encode.gate import GopDecision, GopGate, attach_prompts, make_adapter_fitter, make_fitter
 from hybridprompt.encode.targets import GopResult
+from hybridprompt.encode.worth import at_equal_bytes
 from hybridprompt.generator.base import Generator
 from hybridprompt.prompt.sections import parse_sections
 from hybridprompt.prompt.syntax import decode_prompt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
@@ -13,15 +12,13 @@ from hybridprompt.encode.judge import Judge
 from hybridprompt.encode.rate_control import svt_quality
 from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.trials import base_distance
+from hybridprompt.encode.worth import WORTH_OF_BYTES, at_equal_bytes
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.prompt.sections import Adapter, GateMap, Still
 from hybridprompt.video.av1_encoder import LAMBDAS, Av1Settings, CodedPacket, PictureLambdas, encode_gop
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
-
-WORTH_OF_BYTES = 0.95
-"""By how much the log of the distance falls as that of the bytes rises, at the rates this is made for."""
 
 _ANALYSIS_PRESET = 12
 _TEMPORAL_DELIMITER = bytes([ObuType.TEMPORAL_DELIMITER << 3 | 0b010, 0])
@@ -72,11 +69,6 @@ class BaseGop:
     @property
     def size_bytes(self) -> int:
         return sum(len(packet.data) for packet in self.packets)
-
-
-def at_equal_bytes(distance: float, size_bytes: int, worth: float = WORTH_OF_BYTES) -> float:
-    """Log of a distance from the source, as it would be at some number of bytes, the same for all."""
-    return math.log(max(distance, 1e-9)) + worth * math.log(max(size_bytes, 1))
 
 
 def without_delimiter(packet: CodedPacket) -> CodedPacket:

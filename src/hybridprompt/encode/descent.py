@@ -24,6 +24,9 @@ from hybridprompt.encode.fit_loss import FitLoss
 _PARTS: Final = 2
 """Of Note [Parts of a batch]."""
 
+_KEPT: Final = 0.9
+"""Of the loss that is usual, in every step: that of single steps differs, not all of them have all terms."""
+
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Luma (N, 1, H, W) and chroma (N, 2, H/2, W/2) in [0, 1], or changes of them."""
 
@@ -50,9 +53,10 @@ def descend(
     seed: int,
     confine: Callable[[], None] = lambda: None,
 ) -> None:
-    """Bring the parameters, leaves that require gradients, down the loss of batches plus the price.
+    """Bring the parameters, leaves that require gradients, down the loss of batches and the price.
 
-    crops: of a batch.  confine: called after every step, without gradients.  Deterministic for a seed.
+    price: by what share of itself the loss must fall for it.  crops: of a batch.  confine: called after every
+    step, without gradients.  Deterministic for a seed.
     """
     device = parameters[0].device
     sizes = [(crops + part) // _PARTS for part in range(_PARTS)]
@@ -63,14 +67,18 @@ def descend(
     ]
     optimizer = torch.optim.Adam(parameters, pace.rate)
     compute = _pool().map if device.type == "cpu" else map
+    usual: float | None = None
     for step in range(pace.steps):
         cosine = 0.5 + 0.5 * math.cos(math.pi * step / pace.steps)
         for group in optimizer.param_groups:
             group["lr"] = pace.rate * (pace.last_share + (1 - pace.last_share) * cosine)
         optimizer.zero_grad()
-        price().backward()  # type: ignore[no-untyped-call]
-        for found in compute(_Part.gradients, parts, repeat(parameters), repeat(step)):
-            for parameter, gradient in zip(parameters, found, strict=True):
+        found = list(compute(_Part.gradients, parts, repeat(parameters), repeat(step)))
+        loss = sum(part_loss for part_loss, _ in found)
+        usual = loss if usual is None else _KEPT * usual + (1 - _KEPT) * loss
+        (usual * price()).backward()  # type: ignore[no-untyped-call]
+        for _, gradients in found:
+            for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         optimizer.step()
@@ -84,10 +92,13 @@ class _Part:
     def __init__(self, batch: Batch, crops: int, loss: FitLoss, share: float) -> None:
         self._batch, self._crops, self._loss, self._share = batch, crops, loss, share
 
-    def gradients(self, parameters: Sequence[torch.Tensor], step: int) -> tuple[torch.Tensor | None, ...]:
+    def gradients(
+        self, parameters: Sequence[torch.Tensor], step: int
+    ) -> tuple[float, tuple[torch.Tensor | None, ...]]:
+        """The part's share of the loss, and its gradients."""
         predicted, wanted = self._batch(self._crops, self._loss.rng)
         total = self._share * self._loss(predicted, wanted, step).total
-        return torch.autograd.grad(total, parameters, allow_unused=True)
+        return float(total.detach()), torch.autograd.grad(total, parameters, allow_unused=True)
 
 
 @lru_cache(maxsize=1)

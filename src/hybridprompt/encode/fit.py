@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from hybridprompt.encode.descent import Pace, Pair, descend
 from hybridprompt.encode.fit_loss import random_below
+from hybridprompt.encode.prompt_rate import GateRate
 from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT, FitSettings
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Planes
@@ -70,12 +71,13 @@ class StrengthFitter:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def fit(
-        self, frames: Supervision, responses: Sequence[Response], steps: int
+        self, frames: Supervision, responses: Sequence[Response], steps: int, *, byte_price: float = 0.0
     ) -> list[NDArray[np.float32]]:
         """Return strengths (rows, columns) in [0, max_strength] for every response.
 
         The loss is that of training: LPIPS of both networks, DISTS, L1 and local deviation, on random crops
-        of random frames; its gradient passes through Note [Measured responses].  Deterministic for a seed.
+        of random frames; its gradient passes through Note [Measured responses].  byte_price: by what share of
+        itself the loss must fall for one byte of gates.  Deterministic for a seed.
         """
         decoded_at = [torch.from_numpy(r.strengths.copy()).to(self.device) for r in responses]
         fitted = [torch.from_numpy(r.start.copy()).to(self.device).requires_grad_() for r in responses]
@@ -85,8 +87,11 @@ class StrengthFitter:
         def batch(crops: int, rng: torch.Generator) -> tuple[Pair, Pair]:
             return self._batch(frames, responses, decoded_at, fitted, reached, crops, rng)
 
+        rates = [GateRate(GATE_UNIT, GATE_LEVELS) for _ in fitted]
+
         def price() -> torch.Tensor:
-            return self.settings.smoothness * torch.stack([_roughness(one) for one in fitted]).sum()
+            bits = [rate(strengths) for rate, strengths in zip(rates, fitted, strict=True)]
+            return byte_price / 8 * torch.stack(bits).sum()
 
         def confine() -> None:
             for strengths in fitted:
@@ -189,8 +194,3 @@ def affordable_frames(
     room = int(MAX_FIT_BYTES / (size[0] * size[1] * sample_bytes)) - len(own)
     others = [frame for frame in frames if frame not in own]
     return sorted({*own, *(others[i] for i in sample_frames(len(others), max(room, 0)))})
-
-
-def _roughness(strengths: torch.Tensor) -> torch.Tensor:
-    steps = strengths.diff(dim=0).abs().sum() + strengths.diff(dim=1).abs().sum()
-    return steps / strengths.numel()

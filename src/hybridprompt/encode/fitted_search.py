@@ -35,10 +35,11 @@ _LATER_START = 0.25
 class FittedSearch:
     """Fits the keyframe's strengths, then those of all anchors; what really measured best is returned.
 
-    The planes of the pictures must have even sizes.
+    Of pictures of odd sizes, fits see the even part.  worth: of bytes, see worth.WORTH_OF_BYTES.
     """
 
     fitter: StrengthFitter
+    worth: float
 
     def supervising_frames(self, gop_frames: int, candidates: Sequence[Candidate]) -> list[int]:
         """Frames of a GOP whose source a fit may ask for: those of the anchors, and some between them."""
@@ -71,8 +72,10 @@ class FittedSearch:
             # Before the next decode: a fit may hold much.
             del decoded
             tried = trials.measure(fitted, base) if fitted else base
-            # More anchors cost a player time.
-            if pays_off(trials.mean(tried), trials.mean(best.maps)):
+            # More anchors cost a player time, and bytes.
+            if pays_off(trials.mean(tried), trials.mean(best.maps)) and (
+                trials.cost(fitted, tried, self.worth) < trials.cost(best.choices, best.maps, self.worth)
+            ):
                 best = Found(fitted, tried)
         return best
 
@@ -100,8 +103,10 @@ class FittedSearch:
         steps: int,
     ) -> dict[int, Choice]:
         """Fit the strengths of the anchors together, from what they are in the decoded frames on."""
-        frames = Supervision(decoded, {frame: trials.gop.source(frame).planes for frame in decoded})
-        fitted = self.fitter.fit(frames, [responses[anchor.packet] for anchor in anchors], steps)
+        frames = Supervision(decoded, {frame: trials.source_planes(frame) for frame in decoded})
+        byte_price = self.worth / trials.gop.size_bytes
+        moved = [responses[anchor.packet] for anchor in anchors]
+        fitted = self.fitter.fit(frames, moved, steps, byte_price=byte_price)
         found: dict[int, Choice] = {}
         for anchor, strengths in zip(anchors, fitted, strict=True):
             indices = quantise(strengths, GATE_UNIT, GATE_LEVELS)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from hybridprompt.encode.base import WORTH_OF_BYTES, at_equal_bytes
 from hybridprompt.encode.gop import Candidate, Gop, can_name
 from hybridprompt.encode.judge import Judge
-from hybridprompt.encode.search import BlindSearch, JointSearch, OneByOneSearch, Search
+from hybridprompt.encode.search import BlindSearch, Found, JointSearch, OneByOneSearch, Search
 from hybridprompt.encode.settings import AdapterSettings, FitSettings, Preset
 from hybridprompt.encode.trials import Trials, pays_off
+from hybridprompt.encode.worth import WORTH_OF_BYTES
 from hybridprompt.errors import GeneratorError
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator
@@ -108,9 +108,9 @@ def _device() -> torch.device:
 class GopGate:
     """Decides the anchors of one GOP.
 
-    fitter: fits the strengths of pictures of even sizes, not too small; without one they are searched for, as
-    the preset says.  adapter_fitter: fits adapters to such keyframes; without one there are none.
-    worth_of_bytes: see base.WORTH_OF_BYTES.  given_adapter: one that is tried, too: what the other pictures
+    fitter: fits the strengths of pictures that are not too small; without one they are searched for, as the
+    preset says.  adapter_fitter: fits adapters to such keyframes; without one there are none.
+    worth_of_bytes: see worth.WORTH_OF_BYTES.  given_adapter: one that is tried, too: what the other pictures
     were coded against.
     """
 
@@ -140,8 +140,12 @@ class GopGate:
         if candidates and self._adapting is not None and _can_be_fitted(*trials.size):
             trials.adapter = self._adapting.search(trials, candidates[0], base, self.given_adapter)
         found = self._search(*trials.size).search(trials, candidates, base)
+        found = self._less_adapter(trials, found)
         distance = trials.mean(found.maps)
-        if not pays_off(distance, base_distance):
+        if not (
+            pays_off(distance, base_distance)
+            and self._cost(trials, found) < self._cost(trials, Found({}, base))
+        ):
             return GopDecision((), base_distance, base_distance)
         anchors = tuple(
             AnchorDecision(
@@ -154,12 +158,23 @@ class GopGate:
             for candidate in candidates
             if (choice := found.choices.get(candidate.packet)) is not None
         )
-        size_bytes = self.gop.size_bytes
-        prompt_bytes = sum(len(anchor.prompt_bytes) for anchor in anchors) - self.gop.still_bytes
-        before = at_equal_bytes(base_distance, size_bytes, self.worth_of_bytes)
-        if at_equal_bytes(distance, size_bytes + prompt_bytes, self.worth_of_bytes) >= before:
-            return GopDecision((), base_distance, base_distance)
         return GopDecision(anchors, base_distance, distance)
+
+    def _less_adapter(self, trials: Trials, found: Found) -> Found:
+        """The same choices, without an adapter where that serves them as well."""
+        adapter = trials.adapter
+        if adapter is None or 0 not in found.choices:
+            return found
+        with_it = self._cost(trials, found)
+        trials.adapter = None
+        without = Found(found.choices, trials.measure(found.choices, found.maps))
+        if self._cost(trials, without) <= with_it:
+            return without
+        trials.adapter = adapter
+        return found
+
+    def _cost(self, trials: Trials, found: Found) -> float:
+        return trials.cost(found.choices, found.maps, self.worth_of_bytes)
 
     def wanted_frames(self) -> list[int]:
         """Indices of all frames whose source `decide` may ask for.  Raises BitstreamError."""
@@ -184,7 +199,7 @@ class GopGate:
         # Needs torch, as the fitter does.
         from hybridprompt.encode.fitted_search import FittedSearch
 
-        return FittedSearch(self.fitter)
+        return FittedSearch(self.fitter, self.worth_of_bytes)
 
     @cached_property
     def _adapting(self) -> AdapterSearch | None:
@@ -207,5 +222,5 @@ class GopGate:
 
 
 def _can_be_fitted(width: int, height: int) -> bool:
-    """Even sizes, for the probe; and large enough for the networks of the loss, at the smallest scale."""
-    return width % 2 == 0 and height % 2 == 0 and min(width, height) >= _LEAST_FITTED
+    """Large enough for the networks of the loss, at the smallest scale."""
+    return min(width, height) >= _LEAST_FITTED

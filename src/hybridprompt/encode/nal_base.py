@@ -50,7 +50,7 @@ _CRF_AT_COARSE_ANALYSIS: Final = {NalCodec.H264: 34.0, NalCodec.H265: 35.0}
 """CRF of about as many bytes as SVT-AV1's at which `relative_log_bytes` is 0."""
 
 _WORTH_OF_BYTES: Final = 1.2
-"""See base.WORTH_OF_BYTES; at the rates this is made for, x264 and x265 are nearer to falling apart."""
+"""See worth.WORTH_OF_BYTES; at the rates this is made for, x264 and x265 are nearer to falling apart."""
 
 _FFMPEG_NAMES: Final = {codec: name for name, codec in NAL_CODECS.items()}
 _LENGTH_SIZE: Final = 4

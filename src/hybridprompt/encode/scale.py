@@ -14,9 +14,10 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Final
 
-from hybridprompt.encode.base import BaseEncoder, BaseGop, at_equal_bytes
+from hybridprompt.encode.base import BaseEncoder, BaseGop
 from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
 from hybridprompt.encode.trials import base_distance
+from hybridprompt.encode.worth import at_equal_bytes
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.scaling import scaled, scaled_size

@@ -31,8 +31,7 @@ class FitSettings:
     frames: frames of a GOP that supervise, beside each anchor's own; 0 leaves only the anchors' own, so that
     what comes later has no say.  block_log2: of the gates.  steps: of gradient descent for the keyframe
     alone, then joint_steps for all anchors together.  crops, crop_size: what one step looks at, luma samples.
-    smoothness: weight of the mean absolute difference of neighbouring strengths, which stands for their
-    bytes.  seed: of all random choices.
+    seed: of all random choices.
     """
 
     frames: int = 10
@@ -41,7 +40,6 @@ class FitSettings:
     joint_steps: int = 60
     crops: int = 4
     crop_size: int = 224
-    smoothness: float = 0.004
     seed: int = 1
 
 
@@ -51,8 +49,7 @@ class AdapterSettings:
 
     frames: frames of a GOP that supervise, beside the keyframe; 0 leaves that alone.  steps: of gradient
     descent on the keyframe, then joint_steps on all of those frames.  rate, joint_rate: of learning, in the
-    adapter's integers.  crops, crop_size: what one step looks at, luma samples.  price: of one unit of
-    magnitude, in the loss, which stands for its bytes.  seed: of all random choices.
+    adapter's integers.  crops, crop_size: what one step looks at, luma samples.  seed: of all random choices.
     """
 
     frames: int = 10
@@ -62,7 +59,6 @@ class AdapterSettings:
     joint_rate: float = 0.06
     crops: int = 2
     crop_size: int = 192
-    price: float = 2e-6
     seed: int = 1
 
 
@@ -157,7 +153,7 @@ PRESETS: dict[PresetName, Preset] = {
         key_lambda_factors=(0.5, 1.0, 0.25),
         still_offsets=(0.0, 8.0, -5.0),
         alternations=3,
-        fit=FitSettings(frames=16, steps=200, joint_steps=150, smoothness=0.003),
+        fit=FitSettings(frames=16, steps=200, joint_steps=150),
         adapter=AdapterSettings(steps=300, joint_steps=150, crops=4),
         tries_scales=True,
     ),

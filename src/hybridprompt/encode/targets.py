@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Protocol
 
-from hybridprompt.encode.base import WORTH_OF_BYTES, BaseEncoder, BaseGop, GivenKeyframe, Variant
+from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, Variant
 from hybridprompt.encode.blocks import BLOCK_LOG2
 from hybridprompt.encode.gate import GopDecision
 from hybridprompt.encode.rate_control import (
@@ -20,6 +20,7 @@ from hybridprompt.encode.rate_control import (
     relative_log_bytes,
 )
 from hybridprompt.encode.settings import RATE_TOLERANCE
+from hybridprompt.encode.worth import WORTH_OF_BYTES
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
 

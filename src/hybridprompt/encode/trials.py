@@ -13,11 +13,13 @@ from hybridprompt.encode.blocks import BLOCK_LOG2, area_shares
 from hybridprompt.encode.cached_generator import CachedGenerator
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.judge import Judge, MapArray
+from hybridprompt.encode.operator.frame_map import even_part
+from hybridprompt.encode.worth import at_equal_bytes
 from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry
 from hybridprompt.prompt.sections import Adapter, GateMap, build_prompt
-from hybridprompt.prompt.syntax import Prompt
+from hybridprompt.prompt.syntax import Prompt, encode_prompt
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.scaling import scaled
 
@@ -74,12 +76,28 @@ class Trials:
         return maps
 
     def planes(self, choices: Mapping[int, Choice], frames: Collection[int]) -> dict[int, Planes]:
-        """Decode with the chosen prompts; return copies of the frames.  Raises as `measure` does."""
-        return {frame: picture.copied().planes for frame, picture in self._shown(choices, frames)}
+        """Decode with the chosen prompts; copy the even parts of frames.  Raises as `measure` does."""
+        shown = self._shown(choices, frames)
+        return {frame: even_part(picture.copied().planes) for frame, picture in shown}
+
+    def source_planes(self, frame: int) -> Planes:
+        """The even part of a frame's source."""
+        return even_part(self.gop.source(frame).planes)
 
     def mean(self, maps: Maps) -> float:
         """Mean distance of all measured frames."""
         return float(np.mean([(blocks * self._shares).sum() for blocks in maps.values()]))
+
+    def cost(self, choices: Mapping[int, Choice], maps: Maps, worth: float) -> float:
+        """Log of the mean distance, as it would be with no bytes for the prompts that these choices are.
+
+        worth: of bytes, see worth.WORTH_OF_BYTES.
+        """
+        size_bytes = self.gop.size_bytes
+        if choices:
+            prompts = [encode_prompt(self.prompt(packet, choice)) for packet, choice in choices.items()]
+            size_bytes += sum(map(len, prompts)) - self.gop.still_bytes
+        return at_equal_bytes(self.mean(maps), size_bytes, worth)
 
     def coverage(self, gate: GateMap) -> float:
         """Mean strength of a gate, weighted by area."""

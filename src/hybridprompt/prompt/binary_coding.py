@@ -75,6 +75,20 @@ def encode_bits(contexts: int, code: Callable[[Bit], object]) -> bytes:
     return models.code()
 
 
+def bit_costs(contexts: int, code: Callable[[Bit], object]) -> NDArray[np.float64]:
+    """Bits that a 0 and a 1 take in each context, (contexts, 2), by what the models know after `code`."""
+    models = _Models(contexts)
+
+    def bit(context: int, value: int) -> int:
+        models.learn(context, value, models.chance(context))
+        return value
+
+    code(bit)
+    ones = np.array([models.chance(context) for context in range(contexts)])
+    costs: NDArray[np.float64] = -np.log2(np.stack([1 - ones, ones], 1))
+    return costs
+
+
 def decode_bits(data: bytes, contexts: int, code: Callable[[Bit], _Coded], *, what: str) -> _Coded:
     """Return what `code` makes of the decoded bits.
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridprompt.prompt.binary_coding import Bit, decode_bits, encode_bits
+from hybridprompt.prompt.binary_coding import Bit, bit_costs, decode_bits, encode_bits
 
 # Contexts: is it the predicted index, by how much the neighbours differ (3); is it larger, by how many of
 # them are (5); is it further away, by how far it is (3).
@@ -34,6 +34,27 @@ def decode_indices(data: bytes, levels: int, shape: tuple[int, int]) -> NDArray[
     """
     nothing = np.zeros(shape, np.uint8)
     return decode_bits(data, _CONTEXTS, lambda bit: _code(nothing, levels, bit), what="coded gate")
+
+
+def distance_costs(indices: NDArray[np.uint8], levels: int) -> NDArray[np.float64]:
+    """Bits of an index that is so far from its prediction, (2, 6, 3, levels).
+
+    By whether it is larger; by 2 and how many neighbours more are above the prediction than below, or 5 where
+    there is only one way to go; by how much the neighbours differ (0, 1, more); by the distance.  By what the
+    models know after coding the indices, (rows, cols) uint8 in [0, levels), and as if there were room beyond.
+    """
+    bits = bit_costs(_CONTEXTS, lambda bit: _code(indices, levels, bit))
+    contexts = np.minimum(np.arange(1, levels - 1), 3) - 1
+    further = bits[_FURTHER:]
+    # What it takes to say that it is further away than 1, 2, ..., and that it ends there.
+    above = np.concatenate([[0.0], np.cumsum(further[contexts, 1])])
+    ends = np.concatenate([further[contexts, 0], [0.0]])
+    ways = np.concatenate([bits[_LARGER:_FURTHER], np.zeros((1, 2))]).T
+    same = bits[_SAME:_LARGER]
+    costs = np.empty((2, 6, 3, levels))
+    costs[..., 0] = same[:, 1]
+    costs[..., 1:] = ways[:, :, None, None] + same[None, None, :, 0, None] + (above + ends)
+    return costs
 
 
 def _code(indices: NDArray[np.uint8], levels: int, bit: Bit) -> NDArray[np.uint8]:

@@ -51,8 +51,8 @@ class Av1AnchorDecoder:
     """An AV1 GOP, decoded by the very code that plays it: `decode.injection`.
 
     packets: in decoding order, from the keyframe on, each with one shown picture; prompts in them are
-    ignored.  size: (width, height) of the pictures, both even.  extradata, time_base: of the stream.
-    threads: of dav1d, per decode.  Raises ConfigError when the size is odd or one that no prompt can name.
+    ignored.  size: (width, height) of the pictures.  extradata, time_base: of the stream.  threads: of dav1d,
+    per decode.  Raises ConfigError for a size that no prompt can name.
     """
 
     packets: Sequence[CodedPacket]
@@ -62,9 +62,9 @@ class Av1AnchorDecoder:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if any(length % 2 or not MIN_SIZE <= length <= MAX_SIZE for length in self.size):
+        if not all(MIN_SIZE <= length <= MAX_SIZE for length in self.size):
             raise ConfigError(
-                f"pictures of {self.size[0]}x{self.size[1]}, expected even sizes of {MIN_SIZE} to {MAX_SIZE}"
+                f"pictures of {self.size[0]}x{self.size[1]}, expected sizes of {MIN_SIZE} to {MAX_SIZE}"
             )
 
     @property
@@ -118,6 +118,7 @@ class _StandIn:
 
     name: Final = "injection"
     identity: Final = _IDENTITY
+    adapter_length: Final = 0
 
     def __init__(self, injection: Injection) -> None:
         self._injection = injection

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridprompt.errors import ConfigError
+from hybridprompt.generator.base import Planes
 
 CELL: Final = 8
 """Side, in samples of a plane, of the cells for which there are gains per band."""
@@ -62,6 +63,13 @@ class FrameMap:
     @property
     def height(self) -> int:
         return int(self.displacement.shape[1])
+
+
+def even_part(planes: Planes) -> Planes:
+    """Planes without the last row and column of luma where their number is odd: what maps are of."""
+    y, u, v = planes
+    height, width = (length // 2 for length in y.shape)
+    return y[: 2 * height, : 2 * width], u[:height, :width], v[:height, :width]
 
 
 def cell_grid(height: int, width: int) -> tuple[int, int]:

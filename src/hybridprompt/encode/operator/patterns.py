@@ -53,12 +53,12 @@ class Waves:
             raise ConfigError(f"amplitude is {self.amplitude:g}, expected 1 to {GREY - 1}")
 
     def pictures(self, width: int, height: int) -> tuple[Planes, ...]:
-        """Five pictures of the same size: flat grey, then fine sine and cosine along x, then along y.
+        """Five pictures of one size, even or odd: flat grey, fine sine and cosine along x, then along y.
 
         In u and v: grey; the longest wave along x, then along y; the middle one along x, then along y.
         """
         fine = [self._pair(np.arange(size), self.fine_period) for size in (width, height)]
-        centres = [2.0 * np.arange(size // 2) + 0.5 for size in (width, height)]
+        centres = [2.0 * np.arange(half_up(size)) + 0.5 for size in (width, height)]
         longest = [self._pair(c, 2 * size) for c, size in zip(centres, (width, height), strict=True)]
         middle = [self._pair(c, self.middle_period) for c in centres]
         coded = (*longest, *middle)
@@ -69,8 +69,8 @@ class Waves:
             pictures.append(
                 (
                     _spread(y, luma_axis, width, height),
-                    _spread(u, chroma_axis, width // 2, height // 2),
-                    _spread(v, chroma_axis, width // 2, height // 2),
+                    _spread(u, chroma_axis, half_up(width), half_up(height)),
+                    _spread(v, chroma_axis, half_up(width), half_up(height)),
                 )
             )
         return tuple(pictures)
@@ -115,10 +115,15 @@ def _blurred(plane: NDArray[np.float32], axis: int, step: int) -> NDArray[np.flo
     return blurred
 
 
+def half_up(length: int) -> int:
+    """Samples of chroma for so many of luma."""
+    return -(-length // 2)
+
+
 def _grey(width: int, height: int) -> Planes:
     y, u, v = (
         np.full(shape, GREY, np.uint8)
-        for shape in ((height, width), (height // 2, width // 2), (height // 2, width // 2))
+        for shape in ((height, width), *[(half_up(height), half_up(width))] * 2)
     )
     return y, u, v
 

@@ -17,7 +17,7 @@ import torch
 
 from hybridprompt.encode.operator.band_gain import fit_factors
 from hybridprompt.encode.operator.decoders import AnchorDecoder, Injection, check_frames
-from hybridprompt.encode.operator.frame_map import FrameMap, Half, cell_grid
+from hybridprompt.encode.operator.frame_map import FrameMap, Half, cell_grid, even_part
 from hybridprompt.encode.operator.patterns import Waves, add_texture
 from hybridprompt.encode.operator.sampling import box_mean, downscale
 from hybridprompt.errors import CodecError, ConfigError
@@ -65,8 +65,8 @@ def probe(
 
     anchor: index of the packet that codes the anchor, hidden or not.  frames: from that packet on.  All
     decodes go on side by side, so that a few pictures of each are all that is in memory beside the maps the
-    caller keeps.  Raises ConfigError for an anchor or frames that the GOP lacks, CodecError when the anchor
-    cannot be replaced or has an odd size.
+    caller keeps.  Maps are of the even part of pictures whose sizes are odd.  Raises ConfigError for an
+    anchor or frames that the GOP lacks, CodecError when the anchor cannot be replaced.
     """
     check_frames(decoder, anchor, frames)
     return _probe(decoder, anchor, frames, settings or ProbeSettings(), torch.device(device))
@@ -85,7 +85,10 @@ def _probe(
         injections += [texture, None]
     decodes = [decoder.decode(anchor, frames, injection) for injection in injections]
     for frame, pictures in _side_by_side(decodes, settings.workers):
-        tensors = [[torch.from_numpy(p.astype(np.float32)).to(device) for p in planes] for planes in pictures]
+        tensors = [
+            [torch.from_numpy(p.astype(np.float32)).to(device) for p in even_part(planes)]
+            for planes in pictures
+        ]
         displacement, gain_y, gain_uv = _measure_waves(tensors[:5], settings)
         factors_y = torch.ones(1, *cell_grid(*gain_y.shape), device=device)
         factors_uv = torch.ones(1, 2, *cell_grid(*gain_uv.shape), device=device)
@@ -121,8 +124,6 @@ class _Wave:
 
     def __call__(self, base: Planes) -> Planes:
         height, width = base[0].shape
-        if height % 2 or width % 2:
-            raise CodecError(f"an anchor of {width}x{height} cannot be probed, expected even sizes")
         return self._waves.pictures(width, height)[self._number]
 
 
@@ -138,7 +139,8 @@ class _Texture:
         made = add_texture(
             base, bands=settings.bands, deviation=settings.texture_deviation, seed=settings.seed
         )
-        self.change = [torch.from_numpy(a.astype(np.float32) - b) for a, b in zip(made, base, strict=True)]
+        parts = zip(even_part(made), even_part(base), strict=True)
+        self.change = [torch.from_numpy(a.astype(np.float32) - b) for a, b in parts]
         return made
 
 
