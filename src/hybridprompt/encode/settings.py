@@ -67,9 +67,9 @@ class Preset:
     """How much work an encode spends.
 
     svt_preset: SVT-AV1's own preset. sample_frames: frames of a GOP on which prompts are judged. judge_scale:
-    the judge sees pictures scaled by 1/judge_scale. quantiser_offsets: what the generator may be told,
-    relative to the actual base_q_idx. key_levels, later_levels: strengths that a block of the keyframe, or of
-    a later anchor, may take, in units of 1 / GATE_UNIT. joint_anchors: decide all anchors of a GOP at once,
+    the judge sees pictures scaled by 1/judge_scale. Where strengths are searched for, quantiser_offsets: what
+    the generator may be told, relative to the actual base_q_idx; key_levels, later_levels: strengths that a
+    block of the keyframe, or of a later anchor, may take, in units of 1 / GATE_UNIT; joint_anchors: decide all anchors of a GOP at once,
     in a fixed number of decodes, instead of one by one. passes: beyond the first, each lets a third of the
     GOPs be encoded once more for the target. quick: leave a rate a little off where meeting it would take
     many more encodes. fit: how strengths are fitted, where torch and the metric
