@@ -56,8 +56,7 @@ def descend(
     """Bring the parameters, leaves that require gradients, down the loss of batches and the price.
 
     price: by what share of itself the loss must fall for it.  crops: of a batch.  confine: called after every
-    step, without gradients.  Deterministic for a seed on a CPU; on CUDA, sums of gradients may come in another
-    order.
+    step, without gradients.  Deterministic for a seed on a CPU; on CUDA, sums may come in another order.
     """
     device = parameters[0].device
     sizes = [(crops + part) // _PARTS for part in range(_PARTS)]
