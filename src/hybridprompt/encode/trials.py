@@ -89,7 +89,7 @@ class Trials:
         return float(np.mean([(blocks * self._shares).sum() for blocks in maps.values()]))
 
     def cost(self, choices: Mapping[int, Choice], maps: Maps, worth: float) -> float:
-        """Log of the mean distance, as it would be with no bytes for the prompts that these choices are.
+        """Log of the mean distance, with the bytes of the prompts that these choices are, at equal bytes.
 
         worth: of bytes, see worth.WORTH_OF_BYTES.
         """
