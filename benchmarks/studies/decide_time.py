@@ -45,10 +45,10 @@ def decide(study: Study, preset: str) -> dict[str, float]:
         inner: Callable[..., Any] = getattr(owner, method)
 
         @wraps(inner)
-        def watched(*arguments: Any) -> Any:
+        def watched(*arguments: Any, **named: Any) -> Any:
             started = time.perf_counter()
             try:
-                return inner(*arguments)
+                return inner(*arguments, **named)
             finally:
                 spent[stage] += time.perf_counter() - started
 

@@ -48,6 +48,7 @@ from hybridprompt.encode.operator.decoders import Av1AnchorDecoder
 from hybridprompt.encode.operator.probe import probe
 from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
 from hybridprompt.encode.settings import PRESETS, AdapterSettings, EncodeSettings, FitSettings, PresetName
+from hybridprompt.encode.worth import WORTH_OF_BYTES
 from hybridprompt.evaluate.colour import yuv420_to_rgb
 from hybridprompt.evaluate.compare import psnr_y
 from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
@@ -339,7 +340,8 @@ class Study:
         planes, added = keyframe.picture.copied().planes, 0
         fitter = make_adapter_fitter(adapter, generator)
         if fitter is not None:
-            values = fitter.fit(planes, self.pictures[0].planes, quantiser)
+            byte_price = WORTH_OF_BYTES / self.gop.size_bytes
+            values = fitter.fit(planes, self.pictures[0].planes, quantiser, byte_price=byte_price)
             added = len(encode_adapter(Adapter(values)))
             generator = generator.adapted(values)
         made = generator.generate(planes, quantiser=quantiser, strengths=ones, block_size=64)
