@@ -33,7 +33,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,30 +110,6 @@ _GATE_RATE: Final = 0.08
 _CACHE: Final = Path("out/benchmarks/prompt_latent")
 
 
-class ModulatedNetwork(GeneratorNetwork):
-    """The generator, with something added to the features after its body."""
-
-    def forward(
-        self,
-        y: torch.Tensor,
-        uv: torch.Tensor,
-        quantiser: torch.Tensor,
-        strength: torch.Tensor | None = None,
-        added: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See GeneratorNetwork; added: (N, body channels, H/8, W/8)."""
-        planes = torch.cat([F.pixel_unshuffle(y, 4), F.pixel_unshuffle(uv, 2)], 1)
-        condition = quantiser.expand(-1, 1, planes.shape[2], planes.shape[3])
-        skip = F.relu(self.stem(torch.cat([planes - 0.5, condition, condition * condition], 1)))
-        deep = self.body(F.relu(self.down(skip)))
-        if added is not None:
-            deep = deep + added
-        residual = self.head(self.tail(skip + F.pixel_shuffle(self.up(deep), 2)))
-        if strength is not None:
-            residual = residual * strength
-        return y + F.pixel_shuffle(residual[:, :16], 4), uv + F.pixel_shuffle(residual[:, 16:], 2)
-
-
 @dataclass(frozen=True)
 class Keyframe:
     """A coded keyframe: its bytes, base_q_idx, and what it decodes to."""
@@ -193,6 +170,19 @@ class Integers:
         return size, read
 
 
+@contextmanager
+def plus(body: nn.Module, added: torch.Tensor | None) -> Iterator[None]:
+    """Something, (N, channels, H/8, W/8), is added to the features after a network's body."""
+    if added is None:
+        yield
+        return
+    handle = body.register_forward_hook(lambda module, given, features: features + added)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def straight(value: torch.Tensor) -> torch.Tensor:
     """Integers, with gradients as if they were not rounded."""
     return value + (value.round().clamp(-MAX_VALUE, MAX_VALUE) - value).detach()
@@ -202,7 +192,7 @@ class Fitter:
     """Fits prompts to one keyframe."""
 
     def __init__(
-        self, network: ModulatedNetwork, keyframe: Keyframe, source: Planes, args: argparse.Namespace
+        self, network: GeneratorNetwork, keyframe: Keyframe, source: Planes, args: argparse.Namespace
     ) -> None:
         self.network, self.settings = network, AdapterSettings(steps=args.steps, seed=args.seed)
         self.start, self.cell, self.speed = args.start, args.cell, args.speed
@@ -229,9 +219,9 @@ class Fitter:
         handle.remove()
         return found[0][0].flatten(1).clone()
 
-    def _own_network(self) -> ModulatedNetwork:
+    def _own_network(self) -> GeneratorNetwork:
         """The network for this thread: while it is called with other weights, it holds them."""
-        own: ModulatedNetwork | None = getattr(self._threads, "network", None)
+        own: GeneratorNetwork | None = getattr(self._threads, "network", None)
         if own is None:
             own = self._threads.network = deepcopy(self.network)
         return own
@@ -259,10 +249,9 @@ class Fitter:
         """As `AdapterFitter.generate`, in float32 where nothing learns."""
         told = torch.full((len(coded[0]), 1, 1, 1), self._told)
         quick = quick_dtype(torch.device("cpu")) is torch.bfloat16 and torch.is_grad_enabled()
-        with torch.autocast("cpu", torch.bfloat16, enabled=quick):
-            y, uv = functional_call(
-                self._own_network(), self._changed(adapter), (*coded, told, strength, added)
-            )
+        network = self._own_network()
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick), plus(network.body, added):
+            y, uv = functional_call(network, self._changed(adapter), (*coded, told, strength))
         return y.float(), uv.float()
 
     def _changed(self, adapter: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -472,7 +461,7 @@ class Distances:
         return *found, psnr_y(picture, self._source)
 
 
-def study_clip(path: Path, network: ModulatedNetwork, args: argparse.Namespace) -> Iterable[list[object]]:
+def study_clip(path: Path, network: GeneratorNetwork, args: argparse.Namespace) -> Iterable[list[object]]:
     """Rows of the CSV."""
     coded, source = keyframes(path)
     measure = Distances(source)
@@ -616,10 +605,7 @@ def main() -> None:
         return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     torch.set_num_threads(1)
-    shipped = network_of(load_shipped().weights)
-    network = ModulatedNetwork(shipped.config)
-    network.load_state_dict(shipped.state_dict())
-    network.requires_grad_(False).eval()
+    network = network_of(load_shipped().weights)
     folder = Path(os.environ.get("HYBRIDPROMPT_DATA", "../shared/data")) / "clips"
     fresh = not args.out.exists()
     with args.out.open("a", newline="") as file:
