@@ -1,10 +1,11 @@
 """Quality against cost of generators: held-out coded pictures, and time for one 1080p picture.
 
     python benchmarks/generators.py FILE.onnx [FILE.onnx ...] --corpus runs/corpus [--pictures 24]
-        [--key FINEST COARSEST] [--inter FINEST COARSEST] [--gated] [--csv FILE]
+        [--key FINEST COARSEST] [--inter FINEST COARSEST] [--gated] [--whole] [--csv FILE]
 
 The pictures are the held-out ones, evenly chosen, generated at full strength; LPIPS-Alex and PSNR-Y are
-of whole pictures, LPIPS-VGG and DISTS of their central 256 pixels.  The generators take turns at the time.
+of whole pictures, LPIPS-VGG and DISTS of their central 256 pixels, or with --whole of whole ones, too.  The
+generators take turns at the time.
 
 --key and --inter leave out keyframes, and other pictures, whose base_q_idx is outside: streams of 100 to 400
 kbit/s have 110 to 200, and 135 to 235.
@@ -45,6 +46,7 @@ from hybridprompt.video.picture import Picture
 
 METRICS = ("LPIPS-Alex", "LPIPS-VGG", "DISTS", "PSNR-Y")
 BLOCK = 64
+CENTRE = 256
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 COLUMNS = ("generator", "GMAC", "bytes", "seconds", *METRICS)
 
@@ -85,37 +87,41 @@ def _rgb(planes: Planes) -> torch.Tensor:
     return yuv420_to_rgb(y[None, None], torch.stack([u, v])[None])
 
 
-def _centre(rgb: torch.Tensor, size: int = 256) -> torch.Tensor:
+def _centre(rgb: torch.Tensor, size: int) -> torch.Tensor:
     top, left = (rgb.shape[-2] - size) // 2, (rgb.shape[-1] - size) // 2
     return rgb[..., max(top, 0) :, max(left, 0) :][..., :size, :size]
 
 
 class Measure:
-    """The four metrics of pictures against one source."""
+    """The four metrics of pictures against one source; whole: of LPIPS-VGG and DISTS, too."""
 
-    def __init__(self, source: Planes) -> None:
+    def __init__(self, source: Planes, *, whole: bool) -> None:
         self._luma = source[0].astype(np.float64)
-        target = _rgb(source)
+        self._sides = [None, *[None if whole else CENTRE] * 2]
         with torch.inference_mode():
             self._wanted = [
-                metric.features(_centre(target) if centre else target) for metric, centre in _networks()
+                metric.features(one) for metric, one in zip(_networks(), self._seen(source), strict=True)
             ]
+
+    def _seen(self, picture: Planes) -> list[torch.Tensor]:
+        """What each network sees of a picture, as RGB."""
+        rgb = _rgb(picture)
+        return [rgb if side is None else _centre(rgb, side) for side in self._sides]
 
     @torch.inference_mode()
     def __call__(self, picture: Planes) -> list[float]:
-        rgb = _rgb(picture)
         distances = [
-            float(metric.distance(metric.features(_centre(rgb) if centre else rgb), wanted))
-            for (metric, centre), wanted in zip(_networks(), self._wanted, strict=True)
+            float(metric.distance(metric.features(one), wanted))
+            for metric, one, wanted in zip(_networks(), self._seen(picture), self._wanted, strict=True)
         ]
         error = float(np.mean((picture[0] - self._luma) ** 2))
         return [*distances, 10 * float(np.log10(255**2 / max(error, 1e-6)))]
 
 
 @cache
-def _networks() -> tuple[tuple[Lpips | Dists, bool], ...]:
-    """The networks of the distances, and whether each sees the centre alone."""
-    return (Lpips("alex"), False), (Lpips("vgg"), True), (Dists(), True)
+def _networks() -> tuple[Lpips | Dists, ...]:
+    """The networks of the distances, in the order of METRICS."""
+    return Lpips("alex"), Lpips("vgg"), Dists()
 
 
 def nearest_strengths(generator: OnnxGenerator, sample: Sample, judge: LpipsJudge) -> NDArray[np.float32]:
@@ -132,13 +138,13 @@ def nearest_strengths(generator: OnnxGenerator, sample: Sample, judge: LpipsJudg
 
 
 def qualities(
-    generators: list[OnnxGenerator], samples: list[Sample], *, gated: bool = False
+    generators: list[OnnxGenerator], samples: list[Sample], *, gated: bool = False, whole: bool = False
 ) -> list[list[float]]:
     """Means of the four metrics over the samples: of the coded pictures, then of each generator's."""
     rows = []
     judge = LpipsJudge() if gated else None
     for sample in samples:
-        coded, measure = _planes(sample.coded), Measure(_planes(sample.source))
+        coded, measure = _planes(sample.coded), Measure(_planes(sample.source), whole=whole)
         pictures = [coded]
         for generator in generators:
             gate = np.ones((-(-sample.height // BLOCK), -(-sample.width // BLOCK)), np.float32)
@@ -191,6 +197,7 @@ def main() -> None:
     for name in ("--key", "--inter"):
         parser.add_argument(name, type=int, nargs=2, default=(0, 255), metavar=("FINEST", "COARSEST"))
     parser.add_argument("--gated", action="store_true", help="every block has its nearest strength")
+    parser.add_argument("--whole", action="store_true", help="all metrics of whole pictures")
     parser.add_argument("--csv", type=Path, help="write the numbers there, too")
     arguments = parser.parse_args()
     generators = [load_file(path, threads=arguments.threads) for path in arguments.files]
@@ -203,12 +210,12 @@ def main() -> None:
         if limits[sample.is_key][0] <= sample.base_q_idx <= limits[sample.is_key][1]
     ]
     samples = [within[i] for i in sample_frames(len(within), min(arguments.pictures, len(within)))]
-    base, *found = qualities(generators, samples, gated=arguments.gated)
+    base, *found = qualities(generators, samples, gated=arguments.gated, whole=arguments.whole)
     results = [
         Result(path.stem, gmac_of(path), path.stat().st_size, cost, metrics)
         for path, cost, metrics in zip(arguments.files, seconds, found, strict=True)
     ]
-    how = ", gated" if arguments.gated else ""
+    how = (", gated" if arguments.gated else "") + (", whole" if arguments.whole else "")
     table = Table(
         title=f"{len(samples)} held-out pictures{how}; seconds of one 1080p picture, "
         f"{arguments.threads} threads"

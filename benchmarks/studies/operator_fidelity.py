@@ -1,17 +1,20 @@
 """How well the probed decode operator predicts what a real decoder does with another anchor.
 
     python benchmarks/studies/operator_fidelity.py CLIP ... [--codec av1 hevc h264] [--share 0.5] [--bands 3]
+                                                   [--changes source generated] [--time-all]
 
 Codes one GOP of each clip with SVT-AV1, x265 and x264, from --share of its length on, and probes its anchors:
 the keyframe and, but for H.264, a later picture that its mini-GOP predicts from (AV1's is hidden, HEVC's is
 decoded ahead).  Replaces each by the source picture ("source") and by what the shipped generator makes of the
-base picture at full strength ("generated", AV1 only); and compares the real change of the frames after it
-with the predicted one.  Explained is 1 - |predicted - real|^2 / |real|^2.  Halved is what twice the real
-change explains where the anchor changes by half: below 1, decoding is not linear, whatever the operator.
+base picture at full strength ("generated"; the quantiser it is told is AV1's, or that of AV1 of as many
+bytes); and compares the real change of the frames after it with the predicted one.  Explained is
+1 - |predicted - real|^2 / |real|^2.  Halved is what twice the real change explains where the anchor changes
+by half: below 1, decoding is not linear, whatever the operator.
 
 Distances count from the packet that codes the anchor; a later one is shown some frames on.  Probing time is
-that for all the frames of one anchor, in wall time and in CPU time of the process.  Each codec has a table
-and a figure; rows of other GOPs in the table (another clip, length or parameters) are kept.
+that for the frames of one anchor that are compared, in wall time and in CPU time of the process; --time-all
+also probes every frame of the GOP from its keyframe, and prints the time of that.  Each codec has a table and
+a figure; rows of other GOPs in the table (another clip, length or parameters) are kept.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from rich.table import Table
 
 from hybridprompt.bitstream.nal import NalCodec
 from hybridprompt.encode.gop import Gop, find_candidates
+from hybridprompt.encode.nal_base import svt_crf
 from hybridprompt.encode.operator.decoders import AnchorDecoder, Av1AnchorDecoder, Injection
 from hybridprompt.encode.operator.fidelity import Fidelity, agreement, measure_fidelity
 from hybridprompt.encode.operator.nal_decoders import NalAnchorDecoder
@@ -54,6 +58,7 @@ ENCODERS: dict[Codec, PeerCodec] = {"av1": "svt-av1", "hevc": "x265", "h264": "x
 CRFS: dict[Codec, float] = {"av1": 63, "hevc": 41, "h264": 41}
 PRESETS: dict[Codec, str] = {"av1": "8", "hevc": "medium", "h264": "medium"}
 DISTANCES = (1, 4, 9, 20, 33, 60, 90, 110)
+FINEST_TOLD, COARSEST_TOLD = 60, 225
 LATER = 32
 """Frame from which on a later anchor is looked for."""
 
@@ -77,11 +82,11 @@ class Coding:
 
 @dataclass(frozen=True)
 class Anchor:
-    """The packet that codes it, the frame that shows it, and base_q_idx of an AV1 picture."""
+    """The packet that codes it, the frame that shows it, and what the generator is told of its quantiser."""
 
     packet: int
     frame: int
-    base_q_idx: int | None = None
+    quantiser: int
 
 
 @dataclass(frozen=True)
@@ -137,10 +142,11 @@ def code(path: Path, share: float, frames: int, coding: Coding) -> Coded:
     else:
         packets, time_base, extradata = code_nal(pictures, source, coding)
         kind = NalCodec.H265 if coding.codec == "hevc" else NalCodec.H264
+        told = round(min(max(4 * (svt_crf(coding.crf, kind) - 24), FINEST_TOLD), COARSEST_TOLD))
         decoder = NalAnchorDecoder(
             codec=kind, packets=packets, size=size, time_base=time_base, extradata=extradata
         )
-        anchors = [Anchor(0, 0), *(later_anchors(packets)[:1] if coding.codec == "hevc" else [])]
+        anchors = [Anchor(0, 0, told), *(later_anchors(packets, told)[:1] if coding.codec == "hevc" else [])]
     seconds = len(pictures) / source.average_rate
     rate = float(Fraction(8 * sum(len(p.data) for p in packets), 1000) / seconds)
     sources = {a.frame: pictures[a.frame] for a in anchors}
@@ -179,12 +185,12 @@ def code_nal(
             return packets, track.time_base, track.codec_context.extradata
 
 
-def later_anchors(packets: list[CodedPacket]) -> list[Anchor]:
+def later_anchors(packets: list[CodedPacket], quantiser: int) -> list[Anchor]:
     """Pictures that are coded first of a mini-GOP: those before them in decoding order are shown before."""
     times = sorted(packet.pts for packet in packets)
     frames = [times.index(packet.pts) for packet in packets]
     return [
-        Anchor(index, frame)
+        Anchor(index, frame, quantiser)
         for index, frame in enumerate(frames)
         if frame >= LATER and max(frames[:index]) < index < frame
     ]
@@ -194,14 +200,13 @@ def changes(coded: Coded, anchor: Anchor, names: list[str]) -> Iterator[tuple[st
     """The real changes of an anchor."""
     if "source" in names:
         yield "source", lambda base: coded.sources[anchor.frame].planes
-    quantiser = anchor.base_q_idx
-    if "generated" in names and quantiser is not None:
+    if "generated" in names:
         generator = load_shipped(threads=2)
         gate = GateMap.uniform(*coded.size)
         yield (
             "generated",
             lambda base: generator.generate(
-                base, quantiser=quantiser, strengths=gate.strengths(), block_size=gate.block_size
+                base, quantiser=anchor.quantiser, strengths=gate.strengths(), block_size=gate.block_size
             ),
         )
 
@@ -257,24 +262,25 @@ def kept(path: Path, results: list[Result]) -> list[dict[str, str]]:
 
 
 def draw(rows: list[dict[str, str]], codec: Codec) -> Figure:
-    """Correlation and explained energy of luma over the distance, for the source as change."""
+    """Correlation and explained energy of luma over the distance."""
     figure = new_figure(9.0, 3.8)
     axes = figure.subplots(1, 2)
     curves: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
-        if row["change"] == "source":
-            key = tuple(row[column] for column in (*_GOP_COLUMNS, "anchor", "bands"))
-            curves.setdefault(key, []).append(row)
-    colours = {key: f"C{i}" for i, key in enumerate(dict.fromkeys(key[:-1] for key in curves))}
-    for (clip, frames, params, anchor, bands), mine in curves.items():
+        key = tuple(row[column] for column in (*_GOP_COLUMNS, "anchor", "change", "bands"))
+        curves.setdefault(key, []).append(row)
+    colours = {key: f"C{i % 10}" for i, key in enumerate(dict.fromkeys(key[:-2] for key in curves))}
+    for (clip, frames, params, anchor, change, bands), mine in curves.items():
         x = [int(row["distance"]) for row in mine]
         label = f"{clip}, {frames} frames, {params + ', ' if params else ''}anchor {anchor}, {bands} bands"
+        if change != "source":
+            label += f", {change}"
         for axis, column in zip(axes, ("corr_y", "explained_y"), strict=True):
             axis.plot(
                 x,
                 [float(row[column]) for row in mine],
                 color=colours[clip, frames, params, anchor],
-                linestyle="-" if int(bands) else "--",
+                linestyle=":" if change != "source" else "-" if int(bands) else "--",
                 marker="o",
                 markersize=3,
                 label=label,
@@ -307,6 +313,20 @@ def run(coded: Coded, bands: list[int], names: list[str], output: Path, console:
     save_csv(path, _COLUMNS, [[row.get(column, "") for column in _COLUMNS] for row in rows])
 
 
+def time_all(coded: Coded, bands: list[int], console: Console) -> None:
+    """Print what it takes to probe every frame of the GOP from its keyframe."""
+    frames = range(coded.decoder.frame_count)
+    for count in bands:
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in probe(coded.decoder, 0, frames, ProbeSettings(bands=count)):
+            pass
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        console.print(
+            f"{coded.name}, {coded.coding.codec}: {len(frames)} frames, {count} bands: probed in {wall:.1f} s"
+            f" ({cpu:.1f} s of CPU time)"
+        )
+
+
 def parameter(text: str) -> tuple[str, str]:
     """A name and a value from "name=value"."""
     name, equals, value = text.partition("=")
@@ -329,10 +349,9 @@ def main() -> None:
     parser.add_argument("--params", nargs="+", type=parameter, default=[], help="more of it: name=value")
     parser.add_argument("--bands", nargs="+", type=int, default=[0, 3])
     parser.add_argument("--changes", nargs="+", default=["source"], choices=["source", "generated"])
+    parser.add_argument("--time-all", action="store_true", help="time probing of every frame, too")
     parser.add_argument("--output", type=Path, default=FIGURES)
     arguments = parser.parse_args()
-    if "source" not in arguments.changes and set(arguments.codec) != {"av1"}:
-        parser.error('"generated" alone is for AV1 alone: the generator goes by its quantiser')
     if len(arguments.codec) > 1 and (arguments.crf or arguments.preset or arguments.params):
         parser.error("--crf, --preset and --params are for one codec")
     console = Console(width=140)
@@ -341,6 +360,8 @@ def main() -> None:
         coding = Coding(codec, crf, arguments.preset or PRESETS[codec], tuple(arguments.params))
         coded = code(clip, arguments.share, arguments.frames, coding)
         run(coded, arguments.bands, arguments.changes, arguments.output, console)
+        if arguments.time_all:
+            time_all(coded, arguments.bands, console)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ Codes one GOP of each clip as the encoder does, at or below the first rate (clip
 the second, and shows it
   base          without prompts
   blind         the keyframe generated everywhere at strength 1
-  adapted       the same with an adapter of the generator, fitted to the keyframe
+  blind anchors the same, and the later anchors at half strength
+  adapted       the same as blind with an adapter of the generator, fitted to the keyframe
   fast          the search of preset fast, all anchors
   own           adapter and strengths fitted on the anchors' own pictures only
   own keyframe  the same, the keyframe alone
@@ -40,7 +41,7 @@ from rich.table import Table
 
 from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.encode.base import BaseEncoder
-from hybridprompt.encode.gate import GopGate, attach_prompts, make_adapter_fitter, make_fitter
+from hybridprompt.encode.gate import AnchorDecision, GopGate, attach_prompts, make_adapter_fitter, make_fitter
 from hybridprompt.encode.gop import Gop, find_candidates
 from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.encode.operator.decode_operator import DecodeOperator, PlaneTensors
@@ -56,12 +57,14 @@ from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry, load_shipped
-from hybridprompt.prompt.sections import Adapter, encode_adapter
+from hybridprompt.prompt.sections import Adapter, GateMap, build_prompt, encode_adapter
+from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.source import VideoSource
 
 _SUPERVISED_TOO_CLOSE = 1
+_INTERVAL = 32
 _RATE_ENCODES = 6
 _FREE_STEPS, _FREE_RATE, _FREE_EPSILON = 120, 0.2 / 255, 1e-5
 """A large epsilon: most samples are in no crop of a step, and Adam would walk them about at random."""
@@ -238,18 +241,35 @@ class Study:
         *,
         fit: FitSettings | None = None,
         adapter: AdapterSettings | None = None,
-        interval: int | None = 32,
+        interval: int | None = _INTERVAL,
     ) -> Shown:
         """The stream with prompts that a preset decides, with another fit."""
         started = time.perf_counter()
         fitters = make_fitter(fit), make_adapter_fitter(adapter, generator)
         decision = GopGate(self.gop, generator, LpipsJudge(), PRESETS[preset], interval, *fitters).decide()
-        seconds = time.perf_counter() - started
-        packets = attach_prompts(self.gop, decision.anchors)
+        return self.played(name, generator, decision.anchors, time.perf_counter() - started)
+
+    def played(
+        self, name: str, generator: Generator, anchors: Sequence[AnchorDecision], seconds: float
+    ) -> Shown:
+        """The stream with prompts; seconds: that deciding about them took."""
+        packets = attach_prompts(self.gop, anchors)
         added = sum(len(p.data) for p in packets) - sum(len(p.data) for p in self.packets)
         decoded = self.decoded(packets, generator, self.meter.frames)
         shown = {frame: picture.copied().planes for frame, picture in decoded}
-        return self.meter.measure(shown, name, len(decision.anchors), added, seconds)
+        return self.meter.measure(shown, name, len(anchors), added, seconds)
+
+    def blind_anchors(self, generator: Generator) -> Shown:
+        """The stream with all its anchors generated everywhere."""
+        anchors = []
+        for candidate in find_candidates(self.gop, _INTERVAL):
+            # Of three levels: half of the strength, or all of it.
+            gate = GateMap.uniform(*self.size, levels=3, index=1 if candidate.frame else 2)
+            quantiser = candidate.base_q_idx
+            prompt = encode_prompt(build_prompt(generator.identity, *self.size, quantiser, gate))
+            coverage = float(gate.strengths().mean())
+            anchors.append(AnchorDecision(candidate.packet, candidate.frame, prompt, coverage, quantiser))
+        return self.played("blind anchors", generator, anchors, 0.0)
 
     def free_pixels(self) -> Shown:
         """The stream with the keyframe picture that serves the whole GOP best, every sample of it free."""
@@ -308,6 +328,8 @@ class Study:
         for name in ("blind", "adapted"):
             if name in names:
                 yield self.blind(name, generator, adapter if name == "adapted" else None)
+        if "blind-anchors" in names:
+            yield self.blind_anchors(generator)
         if "fast" in names:
             yield self.prompted("fast", generator, "fast")
         if "own" in names:
@@ -367,8 +389,8 @@ def percent(value: float, base: float, digits: int = 1) -> str:
 
 
 NAMES = [
-    *("blind", "adapted", "fast", "own", "own-keyframe", "keyframe", "strengths", "end-to-end", "no-anchors"),
-    *("free", "original"),
+    *("blind", "blind-anchors", "adapted", "fast", "own", "own-keyframe", "keyframe", "strengths"),
+    *("end-to-end", "no-anchors", "free", "original"),
 ]
 
 

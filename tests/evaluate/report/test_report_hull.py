@@ -112,6 +112,15 @@ def test_a_mean_is_over_all_clips_or_not_there(tmp_path: Path) -> None:
     assert mean_curve(run, "x265", "LPIPS-Alex") == []
 
 
-def test_clips_with_nothing_in_common_have_no_steps(tmp_path: Path) -> None:
-    records = [record("a", target=60), record("a", target=120), record("b", target=100)]
-    assert rate_steps(load_run(write_run(tmp_path, records))) == []
+def test_where_some_clips_have_more_rates_the_lowest_make_steps(tmp_path: Path) -> None:
+    records = [record("a", target=target) for target in (60, 120, 240)]
+    records += [record("b", target=target) for target in (100, 200)]
+    labels = [s.label for s in rate_steps(load_run(write_run(tmp_path, records)))]
+    assert labels == ["60 to 100 kbit/s", "120 to 200 kbit/s"]
+
+
+def test_where_some_clips_have_more_rates_those_of_all_make_steps(tmp_path: Path) -> None:
+    records = [record("a", target=target) for target in (60, 100, 200)]
+    records += [record("b", target=target) for target in (100, 200)]
+    labels = [s.label for s in rate_steps(load_run(write_run(tmp_path, records)))]
+    assert labels == ["100 kbit/s", "200 kbit/s"]

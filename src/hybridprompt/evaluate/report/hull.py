@@ -121,18 +121,18 @@ class RateStep:
 def rate_steps(run: Run) -> list[RateStep]:
     """The steps over which means are taken.
 
-    Where all clips have equally many target rates, the n-th of each make a step.  Otherwise only rates that
-    all clips share do; there may be none.
+    The n-th target rates of all clips make a step.  Where some clips have fewer rates than others, rates that
+    all clips share do; if there are none, the lowest ones, as many as every clip has.
     """
     by_clip = {clip: run.targets(clip) for clip in run.clips}
     counts = {len(targets) for targets in by_clip.values()}
-    if len(counts) == 1:
-        return [
-            RateStep(number, {clip: targets[number] for clip, targets in by_clip.items()})
-            for number in range(counts.pop())
-        ]
     shared = sorted(set.intersection(*(set(targets) for targets in by_clip.values())))
-    return [RateStep(number, dict.fromkeys(by_clip, target)) for number, target in enumerate(shared)]
+    if len(counts) > 1 and shared:
+        return [RateStep(number, dict.fromkeys(by_clip, target)) for number, target in enumerate(shared)]
+    return [
+        RateStep(number, {clip: targets[number] for clip, targets in by_clip.items()})
+        for number in range(min(counts))
+    ]
 
 
 @dataclass(frozen=True)

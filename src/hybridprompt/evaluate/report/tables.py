@@ -44,9 +44,7 @@ def headline(run: Run) -> Table:
                 ]
             )
     if not rows:
-        notes.append(
-            "There is no result of ours with a peer beside it, or clips share no target rates: no means."
-        )
+        notes.append("There is no result of ours with a peer beside it: no means.")
     columns = [
         "target", "method", "clips", "kbit/s: peer → ours", *map(with_direction, metrics),
         f"wins in {PRIMARY}",
