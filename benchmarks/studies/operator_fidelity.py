@@ -263,10 +263,12 @@ def kept(path: Path, results: list[Result]) -> list[dict[str, str]]:
 
 def draw(rows: list[dict[str, str]], codec: Codec) -> Figure:
     """Correlation and explained energy of luma over the distance."""
-    figure = new_figure(9.0, 3.8)
+    figure = new_figure(13.0, 4.2)
     axes = figure.subplots(1, 2)
     curves: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
+        if row["change"] != "source" and not int(row["bands"]):
+            continue
         key = tuple(row[column] for column in (*_GOP_COLUMNS, "anchor", "change", "bands"))
         curves.setdefault(key, []).append(row)
     colours = {key: f"C{i % 10}" for i, key in enumerate(dict.fromkeys(key[:-2] for key in curves))}
@@ -290,7 +292,7 @@ def draw(rows: list[dict[str, str]], codec: Codec) -> Figure:
         axis.set_title(f"{codec}: {label} of the luma change", fontsize=9)
         axis.grid(alpha=0.3)
         axis.set_ylim(-0.5, 1.02)
-    axes[1].legend(fontsize=6)
+    figure.legend(*axes[1].get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     return figure
 
 
