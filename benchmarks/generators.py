@@ -46,7 +46,6 @@ from hybridprompt.video.picture import Picture
 
 METRICS = ("LPIPS-Alex", "LPIPS-VGG", "DISTS", "PSNR-Y")
 BLOCK = 64
-CENTRE = 256
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 COLUMNS = ("generator", "GMAC", "bytes", "seconds", *METRICS)
 
@@ -87,7 +86,7 @@ def _rgb(planes: Planes) -> torch.Tensor:
     return yuv420_to_rgb(y[None, None], torch.stack([u, v])[None])
 
 
-def _centre(rgb: torch.Tensor, size: int) -> torch.Tensor:
+def _centre(rgb: torch.Tensor, size: int = 256) -> torch.Tensor:
     top, left = (rgb.shape[-2] - size) // 2, (rgb.shape[-1] - size) // 2
     return rgb[..., max(top, 0) :, max(left, 0) :][..., :size, :size]
 
@@ -97,7 +96,7 @@ class Measure:
 
     def __init__(self, source: Planes, *, whole: bool) -> None:
         self._luma = source[0].astype(np.float64)
-        self._sides = [None, *[None if whole else CENTRE] * 2]
+        self._whole = whole
         with torch.inference_mode():
             self._wanted = [
                 metric.features(one) for metric, one in zip(_networks(), self._seen(source), strict=True)
@@ -106,7 +105,8 @@ class Measure:
     def _seen(self, picture: Planes) -> list[torch.Tensor]:
         """What each network sees of a picture, as RGB."""
         rgb = _rgb(picture)
-        return [rgb if side is None else _centre(rgb, side) for side in self._sides]
+        part = rgb if self._whole else _centre(rgb)
+        return [rgb, part, part]
 
     @torch.inference_mode()
     def __call__(self, picture: Planes) -> list[float]:
