@@ -39,7 +39,7 @@ from rich.table import Table
 
 from hybridprompt.bitstream.nal import NalCodec
 from hybridprompt.encode.gop import Gop, find_candidates
-from hybridprompt.encode.nal_base import svt_crf
+from hybridprompt.encode.nal_base import svt_crf, told_quantiser
 from hybridprompt.encode.operator.decoders import AnchorDecoder, Av1AnchorDecoder, Injection
 from hybridprompt.encode.operator.fidelity import Fidelity, agreement, measure_fidelity
 from hybridprompt.encode.operator.nal_decoders import NalAnchorDecoder
@@ -58,7 +58,6 @@ ENCODERS: dict[Codec, PeerCodec] = {"av1": "svt-av1", "hevc": "x265", "h264": "x
 CRFS: dict[Codec, float] = {"av1": 63, "hevc": 41, "h264": 41}
 PRESETS: dict[Codec, str] = {"av1": "8", "hevc": "medium", "h264": "medium"}
 DISTANCES = (1, 4, 9, 20, 33, 60, 90, 110)
-FINEST_TOLD, COARSEST_TOLD = 60, 225
 LATER = 32
 """Frame from which on a later anchor is looked for."""
 
@@ -142,7 +141,7 @@ def code(path: Path, share: float, frames: int, coding: Coding) -> Coded:
     else:
         packets, time_base, extradata = code_nal(pictures, source, coding)
         kind = NalCodec.H265 if coding.codec == "hevc" else NalCodec.H264
-        told = round(min(max(4 * (svt_crf(coding.crf, kind) - 24), FINEST_TOLD), COARSEST_TOLD))
+        told = told_quantiser(svt_crf(coding.crf, kind))
         decoder = NalAnchorDecoder(
             codec=kind, packets=packets, size=size, time_base=time_base, extradata=extradata
         )

@@ -21,7 +21,7 @@ from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, held
 from hybridprompt.encode.gate import AnchorDecision, GopDecision
 from hybridprompt.encode.given_keyframe import GivenKeyframes, blurred, small_keyframe
 from hybridprompt.encode.gop import Gop
-from hybridprompt.encode.nal_base import NalBaseEncoder, nal_crf, svt_crf
+from hybridprompt.encode.nal_base import NalBaseEncoder, nal_crf, svt_crf, told_quantiser
 from hybridprompt.encode.nal_gop import NalGop
 from hybridprompt.encode.pipeline import make_base_encoder
 from hybridprompt.encode.rate_control import relative_log_bytes
@@ -473,6 +473,9 @@ def test_crfs_go_there_and_back(codec: NalCodec) -> None:
         assert svt_crf(nal_crf(crf, codec), codec) == pytest.approx(crf, abs=0.05)
     crfs = [nal_crf(float(crf), codec) for crf in range(4, 74)]
     assert crfs == sorted(crfs)
+    told = [told_quantiser(float(crf)) for crf in range(4, 90)]
+    assert told == sorted(told)
+    assert (told[0], told_quantiser(50.0), told[-1]) == (60, 104, 225)
     assert 1.0 <= crfs[0] < crfs[-1] == 51.0
     assert nal_crf(-1000.0, codec) == 1.0
 

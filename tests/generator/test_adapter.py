@@ -22,6 +22,7 @@ from hybridprompt.train.export import export, export_float16  # noqa: E402
 
 WEIGHTS = resources.files("hybridprompt.generator") / "weights"
 CONFIG = NetworkConfig(stem_channels=8, body_channels=16)
+DEEP = NetworkConfig(stem_channels=8, body_channels=16, deep_channels=12, deep_blocks=1)
 WIDTH, HEIGHT = 160, 96
 
 
@@ -29,19 +30,20 @@ def shipped(size: str) -> bytes:
     return (WEIGHTS / f"{GENERATOR_SIZES[size]}.onnx").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def float_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[CONFIG, DEEP], ids=["two levels", "three levels"])
+def float_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network in floats whose output depends on all of it."""
     folder = tmp_path_factory.mktemp("adapter")
     torch.manual_seed(0)
-    network = GeneratorNetwork(CONFIG)
+    config: NetworkConfig = request.param
+    network = GeneratorNetwork(config)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.endswith("weight"):
                 parameter.normal_(0, 0.7 / parameter[0].numel() ** 0.5)
             else:
                 parameter.normal_(0, 0.05)
-    torch.save({"network": network.state_dict(), "config": CONFIG.as_dict(), "step": 0}, folder / "ema.pt")
+    torch.save({"network": network.state_dict(), "config": config.as_dict(), "step": 0}, folder / "ema.pt")
     export(folder / "ema.pt", folder / "float32.onnx")
     export_float16(folder / "ema.pt", folder / "float16.onnx")
     return folder / "float32.onnx"

@@ -14,13 +14,19 @@ from hybridprompt.generator import registry  # noqa: E402
 from hybridprompt.generator.base import strength_plane  # noqa: E402
 from hybridprompt.generator.fake import FakeGenerator  # noqa: E402
 from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig, count_gmac  # noqa: E402
-from hybridprompt.generator.onnx_generator import RECEPTIVE_MARGIN, OnnxGenerator  # noqa: E402
+from hybridprompt.generator.onnx_generator import (  # noqa: E402
+    GRID_KEY,
+    MARGIN_KEY,
+    OnnxGenerator,
+)
 from hybridprompt.train.export import export  # noqa: E402
 
 Planes = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # As deep as the shipped one: depth alone decides how far the network sees.
 CONFIG = NetworkConfig(stem_channels=8, body_channels=16)
+# As the large one.
+DEEP = NetworkConfig(stem_channels=8, body_channels=16, body_blocks=3, deep_channels=16, deep_blocks=2)
 
 
 def random_network(config: NetworkConfig = CONFIG, seed: int = 0) -> GeneratorNetwork:
@@ -37,11 +43,23 @@ def random_network(config: NetworkConfig = CONFIG, seed: int = 0) -> GeneratorNe
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("generator")
-    state = {"network": random_network().state_dict(), "config": CONFIG.as_dict(), "step": 0}
+    return exported(CONFIG, tmp_path_factory.mktemp("generator"))
+
+
+def exported(config: NetworkConfig, folder: Path) -> Path:
+    state = {"network": random_network(config).state_dict(), "config": config.as_dict(), "step": 0}
     torch.save(state, folder / "ema.pt")
     export(folder / "ema.pt", folder / "tiny.onnx")
     return folder / "tiny.onnx"
+
+
+Made = tuple[NetworkConfig, OnnxGenerator]
+
+
+@pytest.fixture(scope="module", params=[CONFIG, DEEP], ids=["two levels", "three levels"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    path = exported(request.param, tmp_path_factory.mktemp("made"))
+    return request.param, OnnxGenerator(path.read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +78,9 @@ def gate(width: int, height: int, block: int, value: float = 1.0) -> np.ndarray:
     return np.full((-(-height // block), -(-width // block)), value, np.float32)
 
 
-def torch_generate(planes: Planes, quantiser: int, strength: np.ndarray) -> Planes:
+def torch_generate(
+    planes: Planes, quantiser: int, strength: np.ndarray, config: NetworkConfig = CONFIG
+) -> Planes:
     """Run the torch network over the whole picture, padded by its edges; strength is per luma pixel."""
     y, u, v = planes
     height, width = y.shape
@@ -73,7 +93,8 @@ def torch_generate(planes: Planes, quantiser: int, strength: np.ndarray) -> Plan
     chroma = torch.from_numpy(np.stack([padded(c, ph // 2, pw // 2) for c in (u, v)])).float()[None] / 255
     quarter = torch.from_numpy(padded(strength, ph, pw)[::4, ::4].copy())[None, None]
     with torch.no_grad():
-        out_y, out_uv = random_network()(luma, chroma, torch.full((1, 1, 1, 1), quantiser / 255), quarter)
+        told = torch.full((1, 1, 1, 1), quantiser / 255)
+        out_y, out_uv = random_network(config)(luma, chroma, told, quarter)
     planes8 = [(p * 255).round().clamp(0, 255).numpy().astype(np.uint8) for p in (out_y[0, 0], *out_uv[0])]
     return planes8[0][:height, :width], *(p[: u.shape[0], : u.shape[1]] for p in planes8[1:])
 
@@ -86,11 +107,12 @@ def assert_close(found: Planes, expected: Planes) -> None:
 
 
 @pytest.mark.parametrize("size", [(128, 64), (101, 67), (16, 16), (17, 16), (250, 1), (8, 8)])
-def test_whole_picture_is_what_torch_computes(generator: OnnxGenerator, size: tuple[int, int]) -> None:
+def test_whole_picture_is_what_torch_computes(made: Made, size: tuple[int, int]) -> None:
+    config, generator = made
     planes = picture(*size)
     before = tuple(p.copy() for p in planes)
     found = generator.generate(planes, quantiser=120, strengths=gate(*size, 32), block_size=32)
-    assert_close(found, torch_generate(planes, 120, np.ones(planes[0].shape, np.float32)))
+    assert_close(found, torch_generate(planes, 120, np.ones(planes[0].shape, np.float32), config))
     assert any((a != b).any() for a, b in zip(found, planes, strict=True))
     assert all((a == b).all() for a, b in zip(before, planes, strict=True))
     assert [p.shape for p in found] == [p.shape for p in planes]
@@ -121,11 +143,13 @@ def test_no_strength_leaves_the_picture_alone(generator: OnnxGenerator, size: tu
         ((384, 320), 64, [(4, 5)]),
         ((361, 299), 32, [(9, 11), (4, 5)]),
         ((361, 299), 32, [(3, 2), (3, 8)]),
+        ((824, 744), 8, [(47, 53)]),
     ],
 )
 def test_only_gated_blocks_change_and_they_do_as_in_the_whole_picture(
-    generator: OnnxGenerator, size: tuple[int, int], block: int, on: list[tuple[int, int]]
+    made: Made, size: tuple[int, int], block: int, on: list[tuple[int, int]]
 ) -> None:
+    config, generator = made
     planes = picture(*size)
     width, height = size
     strengths = gate(*size, block, 0.0)
@@ -133,7 +157,7 @@ def test_only_gated_blocks_change_and_they_do_as_in_the_whole_picture(
         strengths[row, column] = (1.0, 0.5)[number % 2]
     found = generator.generate(planes, quantiser=150, strengths=strengths, block_size=block)
     per_pixel = strength_plane(strengths, block, width, height)
-    assert_close(found, torch_generate(planes, 150, per_pixel))
+    assert_close(found, torch_generate(planes, 150, per_pixel, config))
     outside = per_pixel == 0
     assert np.array_equal(found[0][outside], planes[0][outside])
     assert (found[0] != planes[0])[~outside].mean() > 0.5
@@ -143,18 +167,57 @@ def test_only_gated_blocks_change_and_they_do_as_in_the_whole_picture(
         assert np.array_equal(a[outside], b[outside])
 
 
-def test_receptive_margin_holds_the_receptive_field() -> None:
-    """A block's gradient tells which samples it depends on."""
-    network = random_network(NetworkConfig(stem_channels=4, body_channels=8)).double()
-    y = torch.zeros(1, 1, 256, 256, dtype=torch.double, requires_grad=True)
-    uv = torch.full((1, 2, 128, 128), 0.5, dtype=torch.double, requires_grad=True)
-    out_y, out_uv = network(y, uv, torch.full((1, 1, 1, 1), 0.5, dtype=torch.double))
-    (out_y[..., 128:160, 128:160].sum() + out_uv[..., 64:80, 64:80].sum()).backward()
-    rows = y.grad[0, 0].abs().sum(1).nonzero()
-    reach = max(128 - int(rows.min()), int(rows.max()) - 159)
-    chroma_rows = uv.grad[0].abs().sum((0, 2)).nonzero()
-    reach = max(reach, 2 * (64 - int(chroma_rows.min())), 2 * (int(chroma_rows.max()) - 79))
-    assert 32 < reach <= RECEPTIVE_MARGIN
+@pytest.mark.parametrize(
+    ("config", "margin"),
+    [
+        (NetworkConfig(stem_channels=4, body_channels=8), 64),
+        (NetworkConfig(stem_channels=4, body_channels=8, body_blocks=4, tail_blocks=2), 104),
+        (NetworkConfig(stem_channels=4, body_channels=8, deep_channels=8, deep_blocks=1), 112),
+        (NetworkConfig(stem_channels=8, body_channels=8, body_blocks=3, deep_channels=8, deep_blocks=2), 160),
+    ],
+)
+def test_margin_holds_the_receptive_field(config: NetworkConfig, margin: int) -> None:
+    """A block's gradient tells which samples it depends on, wherever it lies on the network's grid."""
+    network = random_network(config).double()
+    assert config.margin == margin
+    farthest = 0
+    for first in (208, 216, 220):
+        last = first + 8
+        torch.manual_seed(1)
+        y = torch.rand(1, 1, 432, 432, dtype=torch.double, requires_grad=True)
+        uv = torch.full((1, 2, 216, 216), 0.5, dtype=torch.double, requires_grad=True)
+        out_y, out_uv = network(y, uv, torch.full((1, 1, 1, 1), 0.5, dtype=torch.double))
+        inside, half = slice(first, last), slice(first // 2, last // 2)
+        (out_y[..., inside, inside].sum() + out_uv[..., half, half].sum()).backward()
+        rows = y.grad[0, 0].abs().sum(1).nonzero()
+        chroma_rows = 2 * uv.grad[0].abs().sum((0, 2)).nonzero()
+        top = min(int(rows.min()), int(chroma_rows.min()))
+        bottom = max(int(rows.max()), int(chroma_rows.max()) + 1)
+        farthest = max(farthest, first - top, bottom - last + 1)
+    assert margin // 2 < farthest <= margin
+
+
+def test_files_without_a_grid_have_the_usual_one(made: Made) -> None:
+    config, generator = made
+    assert (generator.grid, generator.margin) == (config.grid, config.margin)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {GRID_KEY: "eight"},
+        {GRID_KEY: "0"},
+        {GRID_KEY: "12"},
+        {GRID_KEY: "128"},
+        {MARGIN_KEY: "-1"},
+        {MARGIN_KEY: "1" + "0" * 30},
+    ],
+)
+def test_impossible_grids_are_a_generator_error(weights_file: Path, given: dict[str, str]) -> None:
+    model = onnx.load(weights_file)
+    onnx.helper.set_model_props(model, given)
+    with pytest.raises(GeneratorError, match="grid"):
+        OnnxGenerator(model.SerializeToString())
 
 
 def test_fake_and_real_generators_read_the_gate_alike(generator: OnnxGenerator) -> None:

@@ -12,7 +12,7 @@ from hybridprompt.evaluate.weights import have_metric_weights  # noqa: E402
 if not have_metric_weights():
     pytest.skip("the weights of LPIPS and DISTS are not installed", allow_module_level=True)
 
-from train_media import TINY, tiny_config  # noqa: E402
+from train_media import TINY, TINY_DEEP, tiny_config  # noqa: E402
 
 from hybridprompt.generator.network import GeneratorNetwork  # noqa: E402
 from hybridprompt.generator.torch_weights import read_onnx  # noqa: E402
@@ -23,12 +23,15 @@ from hybridprompt.train.loop import Trainer  # noqa: E402
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def network() -> GeneratorNetwork:
+@pytest.fixture(params=[TINY, TINY_DEEP], ids=["two levels", "three levels"])
+def network(request: pytest.FixtureRequest) -> GeneratorNetwork:
     torch.manual_seed(3)
-    network = GeneratorNetwork(TINY)
+    network = GeneratorNetwork(request.param)
     # A head that does something: a fresh one gives the base.
     torch.nn.init.normal_(network.head.weight, std=0.02)
+    if request.param.deep_channels:
+        # Likewise.
+        torch.nn.init.normal_(network.deep.up.weight, std=0.1)
     return network
 
 
@@ -39,7 +42,7 @@ def picture() -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
 
 
 def test_weights_are_those_of_the_exported_file(network: GeneratorNetwork, folder: Path) -> None:
-    state = {"network": network.state_dict(), "config": TINY.as_dict(), "step": 1}
+    state = {"network": network.state_dict(), "config": network.config.as_dict(), "step": 1}
     torch.save(state, folder / "ema.pt")
     export_int8(folder / "ema.pt", folder / "int8.onnx", folder / "corpus")
     exported = read_onnx(folder / "int8.onnx", integers=True)

@@ -17,7 +17,7 @@ from hybridprompt.evaluate.weights import have_metric_weights  # noqa: E402
 if not have_metric_weights():
     pytest.skip("the weights of LPIPS and DISTS are not installed", allow_module_level=True)
 
-from train_media import TINY, tiny_config  # noqa: E402
+from train_media import TINY, TINY_DEEP, tiny_config  # noqa: E402
 
 from hybridprompt.evaluate.loss import band_loss  # noqa: E402
 from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig  # noqa: E402
@@ -112,6 +112,21 @@ def test_start_from_takes_the_weights_but_not_the_step(folder: Path) -> None:
     assert fresh.step == 0
     for name, value in fresh.network.state_dict().items():
         assert torch.equal(value, done.ema.network.state_dict()[name])
+
+
+def test_start_from_leaves_a_level_that_it_lacks_without_effect(folder: Path) -> None:
+    done = Trainer(tiny_config(folder, steps=2))
+    done.run(lambda line: None)
+    start = folder / "run" / "ema.pt"
+    deep = Trainer(tiny_config(folder, "deep", network=TINY_DEEP, start_from=start, steps=4))
+    y, uv = torch.rand(1, 1, 72, 88), torch.rand(1, 2, 36, 44)
+    told = torch.full((1, 1, 1, 1), 0.6)
+    before = done.ema.network(y, uv, told)
+    for mine, wanted in zip(deep.network(y, uv, told), before, strict=True):
+        assert torch.allclose(mine, wanted, atol=1e-5)
+    deep.run(lambda line: None)
+    assert deep.network.deep.up.weight.abs().sum() > 0
+    assert not torch.equal(deep.ema.network(y, uv, told)[0], before[0])
 
 
 @pytest.mark.parametrize("data", [None, b"", b"garbage"])

@@ -10,6 +10,7 @@ from hybridprompt.generator.network import NetworkConfig
 from hybridprompt.train.config import TrainConfig
 
 TINY = NetworkConfig(stem_channels=8, body_channels=16, body_blocks=1)
+TINY_DEEP = NetworkConfig(stem_channels=8, body_channels=16, body_blocks=1, deep_channels=8, deep_blocks=1)
 
 
 def write_samples(folder: Path, count: int, *, width: int = 112, height: int = 80, seed: int = 0) -> None:

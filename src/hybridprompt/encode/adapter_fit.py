@@ -29,7 +29,7 @@ from hybridprompt.encode.settings import AdapterSettings
 from hybridprompt.evaluate.perceptual import quick_dtype
 from hybridprompt.generator.adapter import GAIN_STEPS_PER_OCTAVE, OFFSET_STEP
 from hybridprompt.generator.base import Planes
-from hybridprompt.generator.network import ALIGNMENT, GeneratorNetwork
+from hybridprompt.generator.network import GeneratorNetwork
 from hybridprompt.prompt.adapter_coding import MAX_VALUE
 
 _LAST_RATE_SHARE: Final = 0.05
@@ -130,7 +130,7 @@ class AdapterFitter:
         return parts
 
     def generate(self, coded: Pair, quantiser: int, values: Sequence[torch.Tensor]) -> Pair:
-        """Generate at strength 1 with adapters as `split` gives them; sizes are multiples of ALIGNMENT."""
+        """Generate at strength 1 with adapters as `split` gives them; sizes in whole cells of its grid."""
         told = torch.full((len(coded[0]), 1, 1, 1), quantiser / 255, device=self.device)
         changed = {}
         for (name, layer), (gains, offsets) in zip(self._layers.items(), values, strict=True):
@@ -192,11 +192,12 @@ class _Descent:
         self._byte_price = byte_price
         height, width = base[0].shape
         side = fitter.settings.crop_size
+        grid = self._grid = fitter.network.config.grid
         # No smaller picture than its crop, and no crop beyond the picture.
-        self._crop = tuple(min(side, whole) // ALIGNMENT * ALIGNMENT for whole in (height, width))
+        self._crop = tuple(min(side, whole) // grid * grid for whole in (height, width))
         margin = _MARGIN if later else 0
         self._region = tuple(
-            min(crop + 2 * margin, whole // ALIGNMENT * ALIGNMENT)
+            min(crop + 2 * margin, whole // grid * grid)
             for crop, whole in zip(self._crop, (height, width), strict=True)
         )
 
@@ -249,7 +250,7 @@ class _Descent:
     def _place(self, rng: torch.Generator) -> Place:
         """A crop on the network's grid: it sees the whole picture at one phase of that."""
         rows, columns = (
-            ALIGNMENT * random_below((whole - crop) // ALIGNMENT + 1, rng)
+            self._grid * random_below((whole - crop) // self._grid + 1, rng)
             for whole, crop in zip(self._base[0].shape, self._crop, strict=True)
         )
         return slice(rows, rows + self._crop[0]), slice(columns, columns + self._crop[1])
@@ -264,8 +265,8 @@ class _Descent:
         found = []
         for part, shift, side, whole in zip(place, moved, self._region, self._base[0].shape, strict=True):
             middle = (part.start + part.stop) / 2 + shift
-            first = round((middle - side / 2) / ALIGNMENT) * ALIGNMENT
-            first = min(max(first, 0), (whole - side) // ALIGNMENT * ALIGNMENT)
+            first = round((middle - side / 2) / self._grid) * self._grid
+            first = min(max(first, 0), (whole - side) // self._grid * self._grid)
             found.append(slice(first, first + side))
         return found[0], found[1]
 

@@ -33,7 +33,7 @@ from hybridprompt.video.source import VideoSource
 
 logger = logging.getLogger(__name__)
 
-BLIND_QUANTISERS = range(100, 226)
+BLIND_QUANTISERS = range(125, 226)
 """base_q_idx of the keyframes that are generated with no source to compare with: what training has met."""
 
 

@@ -77,6 +77,14 @@ def svt_crf(crf: float, codec: NalCodec) -> float:
     return crf_at((_CRF_AT_COARSE_ANALYSIS[codec] - crf) * _SLOPE)
 
 
+def told_quantiser(crf: float) -> int:
+    """What the generator is told of a picture that x264 or x265 has coded, by a CRF on SVT-AV1's scale.
+
+    It knows AV1's quantisers only: the base_q_idx of a picture that SVT-AV1 codes at that CRF.
+    """
+    return round(min(max(4 * (crf - 24), _FINEST_TOLD), _COARSEST_TOLD))
+
+
 @dataclass
 class NalBaseEncoder(GivenKeyframeEncoder):
     """See GivenKeyframeEncoder; of mode `enhance`, too.  codec: H.264 or H.265.
@@ -187,5 +195,4 @@ class NalBaseEncoder(GivenKeyframeEncoder):
     def _quantiser(self, base: BaseGop) -> int:
         if base.still is not None:
             return still_header(base.still).base_q_idx
-        # The generator knows AV1's quantisers only; it is told that of a picture of the same CRF.
-        return round(min(max(4 * (base.crf - 24), _FINEST_TOLD), _COARSEST_TOLD))
+        return told_quantiser(base.crf)

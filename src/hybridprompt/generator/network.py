@@ -17,18 +17,40 @@ from torch import nn
 ALIGNMENT = 8
 """Luma width and height of the network's input are multiples of this many pixels."""
 
+_LEAST_MARGIN = 64
+
 _PLANES = 16 + 2 * 4
 _CONDITIONS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Shape of the network: channels at 1/4 and at 1/8 of the luma resolution, residual blocks at each."""
+    """Shape of the network: channels at 1/4, 1/8 and 1/16 of the luma resolution, residual blocks at each.
+
+    deep_channels, deep_blocks: at 1/16; no channels for a network without that level.
+    """
 
     stem_channels: int = 32
     body_channels: int = 96
     body_blocks: int = 2
     tail_blocks: int = 1
+    deep_channels: int = 0
+    deep_blocks: int = 0
+
+    @property
+    def grid(self) -> int:
+        """Luma pixels between the positions at which the network computes alike."""
+        return 2 * ALIGNMENT if self.deep_channels else ALIGNMENT
+
+    @property
+    def margin(self) -> int:
+        """Luma pixels around a part of a picture that it depends on, at least; a multiple of the grid."""
+        quarter = 4 * (1 + 2 * self.tail_blocks + 1)
+        eighth = 8 * 2 * self.body_blocks
+        sixteenth = 16 * 2 * self.deep_blocks if self.deep_channels else 0
+        # A part may begin anywhere in a cell of the grid, on the way in and on the way out.
+        reach = quarter + eighth + sixteenth + 2 * self.grid
+        return max(-(-reach // self.grid) * self.grid, _LEAST_MARGIN)
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -51,6 +73,26 @@ class ResidualBlock(nn.Module):
         return out
 
 
+class DeepLevel(nn.Module):
+    """x + up(blocks(relu(down(x)))), at half the resolution of x; x itself before it has learned anything."""
+
+    def __init__(self, channels: int, deep_channels: int, blocks: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, deep_channels, 2, stride=2)
+        self.blocks = nn.Sequential(*[ResidualBlock(deep_channels) for _ in range(blocks)])
+        self.up = nn.Conv2d(deep_channels, channels * 4, 1)
+        nn.init.zeros_(self.up.weight)
+        assert self.up.bias is not None
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2:]
+        even = F.pad(x, (0, width % 2, 0, height % 2))
+        deep = self.blocks(F.relu(self.down(even)))
+        out: torch.Tensor = x + F.pixel_shuffle(self.up(deep), 2)[..., :height, :width]
+        return out
+
+
 class GeneratorNetwork(nn.Module):
     """Base planes and quantiser in, generated planes out."""
 
@@ -61,6 +103,8 @@ class GeneratorNetwork(nn.Module):
         self.stem = nn.Conv2d(_PLANES + _CONDITIONS, stem, 3, padding=1)
         self.down = nn.Conv2d(stem, body, 2, stride=2)
         self.body = nn.Sequential(*[ResidualBlock(body) for _ in range(self.config.body_blocks)])
+        deep, deep_blocks = self.config.deep_channels, self.config.deep_blocks
+        self.deep = DeepLevel(body, deep, deep_blocks) if deep else nn.Identity()
         self.up = nn.Conv2d(body, stem * 4, 1)
         self.tail = nn.Sequential(*[ResidualBlock(stem) for _ in range(self.config.tail_blocks)])
         self.head = nn.Conv2d(stem, _PLANES, 3, padding=1)
@@ -86,7 +130,7 @@ class GeneratorNetwork(nn.Module):
         condition = quantiser.expand(-1, 1, planes.shape[2], planes.shape[3])
         x = torch.cat([planes - 0.5, condition, condition * condition], 1)
         skip = F.relu(self.stem(x))
-        deep = self.body(F.relu(self.down(skip)))
+        deep = self.deep(self.body(F.relu(self.down(skip))))
         residual = self.head(self.tail(skip + F.pixel_shuffle(self.up(deep), 2)))
         if strength is not None:
             residual = residual * strength
@@ -101,6 +145,9 @@ def count_gmac(config: NetworkConfig, width: int, height: int) -> float:
     for name, module in network.named_modules():
         if not isinstance(module, nn.Conv2d):
             continue
-        area = scale.get(module, 64 if name.startswith("body") else 16)
+        level = next(
+            (area for prefix, area in (("body.", 64), ("deep.", 256)) if name.startswith(prefix)), 16
+        )
+        area = scale.get(module, level)
         total += module.weight.numel() * (width * height // area)
     return total / 1e9

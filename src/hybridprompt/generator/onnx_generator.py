@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +16,11 @@ from hybridprompt.generator.base import Plane, Planes, identity_of, strength_pla
 if TYPE_CHECKING:
     from hybridprompt.generator.adapter import AdaptableModel
 
-ALIGNMENT = 8
-"""The network wants luma sizes that are multiples of this."""
+GRID_KEY, MARGIN_KEY = "hybridprompt.grid", "hybridprompt.margin"
+"""In a file's metadata: NetworkConfig.grid and NetworkConfig.margin, where they are not the usual ones."""
 
-RECEPTIVE_MARGIN = 64
-"""Pixels around a changed block that the network must see (its receptive field is below this)."""
+USUAL_GRID, USUAL_MARGIN = 8, 64
+_MAX_GRID, _MAX_MARGIN = 64, 1024
 
 _INPUTS = ("y", "u", "v", "quantiser", "strength")
 _OUTPUTS = ("y_out", "u_out", "v_out")
@@ -32,8 +33,22 @@ def _pad(plane: Plane, height: int, width: int) -> Plane:
     return np.pad(plane, ((0, height - plane.shape[0]), (0, width - plane.shape[1])), "edge")
 
 
-def _round_up(value: int) -> int:
-    return -(-value // ALIGNMENT) * ALIGNMENT
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _geometry(metadata: Mapping[str, str], name: str) -> tuple[int, int]:
+    """Grid and margin of a file.  Raises GeneratorError where they are none."""
+    try:
+        grid = int(metadata.get(GRID_KEY, USUAL_GRID))
+        margin = int(metadata.get(MARGIN_KEY, USUAL_MARGIN))
+    except ValueError as error:
+        raise GeneratorError(f"{name}: its grid or margin is no number: {error}") from error
+    if grid % USUAL_GRID or not USUAL_GRID <= grid <= _MAX_GRID or not 0 <= margin <= _MAX_MARGIN:
+        raise GeneratorError(
+            f"{name}: a grid of {grid} and a margin of {margin} pixels are not a generator's"
+        )
+    return grid, margin
 
 
 class OnnxGenerator:
@@ -77,6 +92,7 @@ class OnnxGenerator:
         outputs = {o.name: o.type for o in self._session.get_outputs()}
         if {outputs.get(o) for o in _OUTPUTS} != {"tensor(uint8)"}:
             raise GeneratorError(f"{name}: outputs are {outputs}, a generator has {_OUTPUTS} of 8 bits")
+        self.grid, self.margin = _geometry(self._session.get_modelmeta().custom_metadata_map, name)
 
     @property
     def identity(self) -> bytes:
@@ -113,12 +129,12 @@ class OnnxGenerator:
         if height * width > _MAX_PIXELS:
             raise GeneratorError(f"picture of {width}x{height} is too large for a generator")
         out = y.copy(), u.copy(), v.copy()
-        box = _changed_box(strengths, block_size, width, height)
+        box = self._changed_box(strengths, block_size, width, height)
         if box is None:
             return out
         top, bottom, left, right = box
         gate = strength_plane(strengths, block_size, width, height)[top:bottom, left:right]
-        ph, pw = _round_up(bottom - top), _round_up(right - left)
+        ph, pw = _round_up(bottom - top, USUAL_GRID), _round_up(right - left, USUAL_GRID)
         luma = _pad(y[top:bottom, left:right], ph, pw)
         chroma = [
             _pad(c[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2], ph // 2, pw // 2)
@@ -149,6 +165,26 @@ class OnnxGenerator:
             part[...] = plane[0, 0, : part.shape[0], : part.shape[1]]
         return out
 
+    def _changed_box(
+        self, strengths: NDArray[np.float32], block_size: int, width: int, height: int
+    ) -> tuple[int, int, int, int] | None:
+        """Bounds (top, bottom, left, right) of the blocks that change, with what the network must see.
+
+        They begin on its grid, so that what it makes of a block does not depend on the others.
+        """
+        rows, columns = np.nonzero(strengths > 0)
+        if rows.size == 0:
+            return None
+        top, left = (
+            max(int(blocks.min()) * block_size - self.margin, 0) // self.grid * self.grid
+            for blocks in (rows, columns)
+        )
+        bottom, right = (
+            min((int(blocks.max()) + 1) * block_size + self.margin, whole)
+            for blocks, whole in ((rows, height), (columns, width))
+        )
+        return top, bottom, left, right
+
 
 def _adaptable(weights: bytes) -> AdaptableModel:
     # Reading the file takes a library that a file without adapters spares its player.
@@ -157,17 +193,3 @@ def _adaptable(weights: bytes) -> AdaptableModel:
     except ImportError as error:
         raise GeneratorError(f"the generator cannot be adapted: {error}") from error
     return AdaptableModel(weights)
-
-
-def _changed_box(
-    strengths: NDArray[np.float32], block_size: int, width: int, height: int
-) -> tuple[int, int, int, int] | None:
-    """Bounds (top, bottom, left, right) of the blocks that change, with the margin the network must see."""
-    rows, columns = np.nonzero(strengths > 0)
-    if rows.size == 0:
-        return None
-    top = max(int(rows.min()) * block_size - RECEPTIVE_MARGIN, 0)
-    left = max(int(columns.min()) * block_size - RECEPTIVE_MARGIN, 0)
-    bottom = min((int(rows.max()) + 1) * block_size + RECEPTIVE_MARGIN, height)
-    right = min((int(columns.max()) + 1) * block_size + RECEPTIVE_MARGIN, width)
-    return top, bottom, left, right

@@ -23,6 +23,8 @@ def config_of(weights: Mapping[str, torch.Tensor]) -> NetworkConfig:
         body_channels=int(weights["down.weight"].shape[0]),
         body_blocks=_blocks(weights, "body"),
         tail_blocks=_blocks(weights, "tail"),
+        deep_channels=int(weights["deep.down.weight"].shape[0]) if "deep.down.weight" in weights else 0,
+        deep_blocks=_blocks(weights, "deep.blocks"),
     )
 
 

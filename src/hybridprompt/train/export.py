@@ -26,8 +26,14 @@ from torch import nn
 
 from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import identity_of
-from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig
-from hybridprompt.generator.onnx_generator import OnnxGenerator
+from hybridprompt.generator.network import DeepLevel, GeneratorNetwork, NetworkConfig
+from hybridprompt.generator.onnx_generator import (
+    GRID_KEY,
+    MARGIN_KEY,
+    USUAL_GRID,
+    USUAL_MARGIN,
+    OnnxGenerator,
+)
 from hybridprompt.train.sample_files import Sample
 from hybridprompt.train.samples import even_samples, whole_picture
 
@@ -62,15 +68,28 @@ class _Graph:
         self.weights.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def conv(self, x: str, name: str, module: nn.Conv2d, *, relu: bool = False) -> str:
+    def conv(
+        self, x: str, name: str, module: nn.Conv2d, *, relu: bool = False, pads: list[int] | None = None
+    ) -> str:
         assert module.bias is not None
         kind = np.float16 if self.half else np.float32
         weight = self.constant(f"{name}.weight", module.weight.detach().cpu().numpy().astype(kind))
         bias = self.constant(f"{name}.bias", module.bias.detach().cpu().numpy().astype(kind))
         kernel, stride = list(module.kernel_size), list(module.stride)
         pad = module.padding[0] if isinstance(module.padding, tuple) else 0
-        out = self.add("Conv", [x, weight, bias], kernel_shape=kernel, strides=stride, pads=[int(pad)] * 4)
+        pads = pads or [int(pad)] * 4
+        out = self.add("Conv", [x, weight, bias], kernel_shape=kernel, strides=stride, pads=pads)
         return self.add("Relu", [out]) if relu else out
+
+    def deep_level(self, x: str, name: str, level: DeepLevel) -> str:
+        # One more row and column where their number is odd, as in torch; else the last one has no partner.
+        down = self.conv(x, f"{name}.down", level.down, relu=True, pads=[0, 0, 1, 1])
+        up = self.conv(self.blocks(down, f"{name}.blocks", level.blocks), f"{name}.up", level.up)
+        raised = self.add("DepthToSpace", [up], blocksize=2, mode="CRD")
+        zeros = self.constant(f"{name}.zeros", np.zeros(2, np.int64))
+        axes = self.constant(f"{name}.axes", np.array([2, 3], np.int64))
+        size = self.add("Shape", [x], start=2)
+        return self.add("Add", [x, self.add("Slice", [raised, zeros, size, axes])])
 
     def blocks(self, x: str, name: str, modules: nn.Sequential) -> str:
         for index, block in enumerate(modules):
@@ -101,6 +120,8 @@ def _build(network: GeneratorNetwork, *, half: bool = False) -> onnx.ModelProto:
 
     skip = g.conv(x, "stem", network.stem, relu=True)
     deep = g.blocks(g.conv(skip, "down", network.down, relu=True), "body", network.body)
+    if isinstance(network.deep, DeepLevel):
+        deep = g.deep_level(deep, "deep", network.deep)
     raised = g.add("DepthToSpace", [g.conv(deep, "up", network.up)], blocksize=2, mode="CRD")
     tail = g.blocks(g.add("Add", [skip, raised]), "tail", network.tail)
     change = g.conv(tail, "head", network.head)
@@ -132,8 +153,15 @@ def _build(network: GeneratorNetwork, *, half: bool = False) -> onnx.ModelProto:
         graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="hybridprompt"
     )
     model.ir_version = _IR_VERSION
+    _tell_geometry(model, network.config)
     onnx.checker.check_model(model)
     return model
+
+
+def _tell_geometry(model: onnx.ModelProto, config: NetworkConfig) -> None:
+    """Put the network's grid and margin into the file, where they are not the usual ones."""
+    if (config.grid, config.margin) != (USUAL_GRID, USUAL_MARGIN):
+        helper.set_model_props(model, {GRID_KEY: str(config.grid), MARGIN_KEY: str(config.margin)})
 
 
 def load_weights(path: Path) -> GeneratorNetwork:
@@ -179,7 +207,7 @@ def check_equivalence(
     return Equivalence(largest, differing, samples)
 
 
-_QUANTISED_OPERATORS = ["Conv", "Add", "Relu", "DepthToSpace"]
+_QUANTISED_OPERATORS = ["Conv", "Add", "Relu", "DepthToSpace", "Slice"]
 _CALIBRATION_PICTURES = 24
 _CALIBRATION_SIDE = 384
 _CALIBRATION_PERCENTILE = 99.999

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from hybridprompt.generator.network import GeneratorNetwork, ResidualBlock
+from hybridprompt.generator.network import DeepLevel, GeneratorNetwork, ResidualBlock
 
 _LARGEST_ACTIVATION: Final = 255
 _LARGEST_WEIGHT: Final = 64
@@ -60,6 +60,8 @@ class InIntegers:
         inside = [block.first for block in blocks]
         self._taking = [*blocks, *(m for m in self._convolutions.values() if m not in inside)]
         self._giving = [network.up, network.head, *(block.second for block in blocks)]
+        if isinstance(network.deep, DeepLevel):
+            self._giving.append(network.deep.up)
 
     def __call__(
         self, y: torch.Tensor, uv: torch.Tensor, quantiser: torch.Tensor

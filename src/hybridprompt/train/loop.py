@@ -165,8 +165,10 @@ class Trainer:
                 self.teacher = Teacher(weights, self.device)
 
     def _start_with(self, weights: dict[str, torch.Tensor]) -> None:
-        self.network.load_state_dict(weights)
-        self.ema.network.load_state_dict(weights)
+        # A level that they lack does nothing yet.
+        own = {name: value for name, value in self.network.state_dict().items() if name.startswith("deep.")}
+        for network in (self.network, self.ema.network):
+            network.load_state_dict(own | weights)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
