@@ -25,7 +25,7 @@ from hybridprompt.train.config import Distillation  # noqa: E402
 from hybridprompt.train.loop import Trainer  # noqa: E402
 from hybridprompt.train.resident import ResidentSamples  # noqa: E402
 from hybridprompt.train.sample_files import crop_planes  # noqa: E402
-from hybridprompt.train.samples import SampleStore  # noqa: E402
+from hybridprompt.train.samples import SampleStore, seen_from  # noqa: E402
 
 CPU = torch.device("cpu")
 LATE = LossWeights(dists=1.0, vgg_every=2, vgg_crops=1, vgg_size=48)
@@ -33,23 +33,23 @@ LATE = LossWeights(dists=1.0, vgg_every=2, vgg_crops=1, vgg_size=48)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_crops_are_those_of_the_samples(folder: Path) -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_crops_are_those_of_the_samples(folder: Path, turned: bool) -> None:
     samples = SampleStore(folder / "corpus" / "train").samples
-    resident = ResidentSamples(samples, 64, CPU)
-    table, quantisers = resident.draw(np.random.default_rng(3), 24)
+    resident = ResidentSamples(samples, 64, CPU, turned=turned)
+    table, quantisers = resident.draw(np.random.default_rng(3), 48)
     batch = resident.batch(table, quantisers)
     starts = np.cumsum([0, *(s.source.size for s in samples)]).tolist()
-    for index, (start, height, width, top, left, flip) in enumerate(table.tolist()):
+    for index, (start, height, width, top, left, way) in enumerate(table.tolist()):
         sample = samples[starts.index(start)]
         assert (height, width) == (sample.height, sample.width)
         assert float(quantisers[index]) == pytest.approx(sample.base_q_idx / 255)
         for planes, array in ((batch.coded, sample.coded), (batch.source, sample.source)):
             luma, chroma = crop_planes(array, top, left, 64, 64)
-            step = -1 if flip else 1
-            assert np.array_equal((planes[0][index, 0] * 255).round().numpy(), luma[:, ::step])
-            assert np.array_equal((planes[1][index] * 255).round().numpy(), chroma[..., ::step])
-    flips, tops = table[:, 5], table[:, 3]
-    assert len(set(flips.tolist())) == 2
+            assert np.array_equal((planes[0][index, 0] * 255).round().numpy(), seen_from(luma, way))
+            assert np.array_equal((planes[1][index] * 255).round().numpy(), seen_from(chroma, way))
+    ways, tops = table[:, 5], table[:, 3]
+    assert set(ways.tolist()) == set(range(8 if turned else 2))
     assert len(set((tops % 4).tolist())) == 2
 
 

@@ -69,6 +69,29 @@ def test_planes_of_a_crop_belong_together(tmp_path: Path) -> None:
         assert np.array_equal(coded, 255 - source)
 
 
+def test_turned_crops_are_met_in_eight_ways(tmp_path: Path) -> None:
+    write_ramp(tmp_path)
+    batch = SampleStore(tmp_path).batch(np.random.default_rng(1), 96, 64, turned=True)
+    ways = set()
+    for index in range(96):
+        y, uv = (p[index] for p in levels(batch.source))
+        swapped = bool(uv[0, 0, 0] == uv[0, 0, 1])
+        if swapped:
+            y, uv = y.swapaxes(1, 2), uv.swapaxes(1, 2)
+        across, down = uv[0, 0, 0] > uv[0, 0, 1], uv[1, 0, 0] > uv[1, 1, 0]
+        if across:
+            y, uv = y[..., ::-1], uv[..., ::-1]
+        if down:
+            y, uv = y[:, ::-1], uv[:, ::-1]
+        ways.add((swapped, bool(across), bool(down)))
+        x0, y0 = 2 * uv[0, 0, 0], 2 * uv[1, 0, 0]
+        assert np.array_equal(y[0], np.add(*np.mgrid[y0 : y0 + 64, x0 : x0 + 64]))
+        assert np.array_equal(uv[0], np.mgrid[:32, x0 // 2 : x0 // 2 + 32][1])
+    assert len(ways) == 8
+    for coded, source in zip(levels(batch.coded), levels(batch.source), strict=True):
+        assert np.array_equal(coded, 255 - source)
+
+
 def test_the_seed_decides_the_crops(tmp_path: Path) -> None:
     write_samples(tmp_path, 3)
     store = SampleStore(tmp_path)

@@ -59,6 +59,8 @@ class TrainConfig:
     device: str = "cpu"
     precision: Precision = "float32"
     """Of the networks' arithmetic; weights and their moving average stay in float32."""
+    turned: bool = False
+    """Crops are also turned by quarters, so that each is met in eight ways, where it is in two without."""
     in_integers: bool = False
     """Learn with weights and activations rounded as `export --int8` rounds them; see `integers`.
 

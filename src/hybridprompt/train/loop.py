@@ -260,7 +260,7 @@ class Trainer:
             self.network,
             self.ema.network,
             self.optimiser,
-            ResidentSamples(store.samples, config.crop, self.device),
+            ResidentSamples(store.samples, config.crop, self.device, turned=config.turned),
             DeviceLoss(config.loss, config.crop, self.device, self.dtype),
             batch=config.batch,
             generated=self._generated,
@@ -283,7 +283,8 @@ class Trainer:
         loss = GeneratorLoss(config.loss, self.device, self.torch_rng, alex_dtype=self.dtype)
 
         def take() -> dict[str, float | None]:
-            return self._learn(store.batch(self.rng, config.batch, config.crop, device=self.device), loss)
+            batch = store.batch(self.rng, config.batch, config.crop, device=self.device, turned=config.turned)
+            return self._learn(batch, loss)
 
         return take
 

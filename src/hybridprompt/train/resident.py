@@ -16,7 +16,7 @@ from hybridprompt.train.sample_files import Sample
 from hybridprompt.train.samples import Batch
 
 DRAWN = 6
-"""Numbers of a drawn crop: its sample's first byte, height and width, its top and left, whether flipped."""
+"""Numbers of a drawn crop: its sample's first byte, height and width, its top and left, and its way, see `samples.seen_from`."""
 
 
 def crop_places(drawn: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,13 +24,16 @@ def crop_places(drawn: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Ten
 
     Luma (N, 1, size, size) and chroma (N, 2, size/2, size/2), int64; top and left are even.
     """
-    starts, heights, widths, tops, lefts, flips = (column.view(-1, 1, 1) for column in drawn.unbind(1))
+    starts, heights, widths, tops, lefts, ways = (column.view(-1, 1, 1) for column in drawn.unbind(1))
 
     def places(half: int) -> torch.Tensor:
         """Indices in a plane of the crops, (N, rows, columns)."""
         along = torch.arange(size // half, device=drawn.device)
-        columns = torch.where(flips > 0, len(along) - 1 - along, along)
-        return (tops // half + along[:, None]) * (widths // half) + lefts // half + columns
+        back = len(along) - 1 - along
+        columns = torch.where((ways & 1) > 0, back, along)
+        rows = torch.where((ways & 2) > 0, back[:, None], along[:, None])
+        found = (tops // half + rows) * (widths // half) + lefts // half + columns
+        return torch.where((ways & 4) > 0, found.transpose(1, 2), found)
 
     blue = starts + heights * widths + places(2)
     return (starts + places(1))[:, None], torch.stack([blue, blue + heights * widths // 4], 1)
@@ -39,14 +42,17 @@ def crop_places(drawn: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Ten
 class ResidentSamples:
     """Samples at least as large as a crop of ``size`` luma pixels, on ``device``.
 
-    Raises ConfigError where there are none.
+    turned: crops come in eight ways, not two.  Raises ConfigError where there are none.
     """
 
-    def __init__(self, samples: Sequence[Sample], size: int, device: torch.device) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], size: int, device: torch.device, *, turned: bool = False
+    ) -> None:
         usable = [s for s in samples if min(s.width, s.height) >= size]
         if not usable:
             raise ConfigError(f"no training sample is as large as a crop of {size} pixels")
         self.size = size
+        self._ways = 8 if turned else 2
         self._shapes = np.array([(s.height, s.width) for s in usable], np.int64)
         areas = self._shapes.prod(1)
         self._share = areas / areas.sum()
@@ -63,8 +69,8 @@ class ResidentSamples:
         shapes = self._shapes[chosen]
         # Chroma siting allows even positions only; all phases of the unshuffle grid are met.
         places = rng.integers(0, (shapes - self.size) // 2 + 1) * 2
-        flips = rng.integers(0, 2, (count, 1))
-        table = np.concatenate([self._starts[chosen, None], shapes, places, flips], 1)
+        ways = rng.integers(0, self._ways, (count, 1))
+        table = np.concatenate([self._starts[chosen, None], shapes, places, ways], 1)
         quantisers = torch.from_numpy(self._quantisers[chosen].reshape(-1, 1, 1, 1))
         return torch.from_numpy(table), quantisers
 

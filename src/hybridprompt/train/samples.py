@@ -33,6 +33,12 @@ def even_samples(folder: Path, count: int) -> list[Sample]:
     return [load_sample(paths[int(i)]) for i in chosen]
 
 
+def seen_from(planes: np.ndarray, way: int) -> np.ndarray:
+    """Square planes (..., N, N) in one of eight ways: 1 flips columns, 2 rows, and 4 then swaps both."""
+    planes = planes[..., :: -1 if way & 2 else 1, :: -1 if way & 1 else 1]
+    return planes.swapaxes(-1, -2) if way & 4 else planes
+
+
 class SampleStore:
     """Samples of one split of some corpora, held in memory; ``refresh`` picks up files that came since.
 
@@ -76,8 +82,12 @@ class SampleStore:
         size: int,
         *,
         device: torch.device | str = "cpu",
+        turned: bool = False,
     ) -> Batch:
-        """Draw ``count`` crops of ``size`` luma pixels, sampled by pixel area, flipped at random."""
+        """Draw ``count`` crops of ``size`` luma pixels, sampled by pixel area, flipped at random.
+
+        turned: by quarters, too.
+        """
         luma = np.empty((2, count, 1, size, size), np.uint8)
         chroma = np.empty((2, count, 2, size // 2, size // 2), np.uint8)
         quantiser = np.empty((count, 1, 1, 1), np.float32)
@@ -90,11 +100,11 @@ class SampleStore:
             # Chroma siting allows even positions only; all phases of the unshuffle grid are met.
             x = int(rng.integers(0, (sample.width - size) // 2 + 1)) * 2
             y = int(rng.integers(0, (sample.height - size) // 2 + 1)) * 2
-            flip = bool(rng.integers(2))
+            way = int(rng.integers(8 if turned else 2))
             for side, array in enumerate((sample.coded, sample.source)):
                 a, c = crop_planes(array, y, x, size, size)
-                luma[side, index, 0] = a[:, ::-1] if flip else a
-                chroma[side, index] = c[..., ::-1] if flip else c
+                luma[side, index, 0] = seen_from(a, way)
+                chroma[side, index] = seen_from(c, way)
             quantiser[index] = sample.base_q_idx / 255
         y_all, c_all = (torch.from_numpy(planes).to(device).float() / 255 for planes in (luma, chroma))
         return Batch((y_all[0], c_all[0]), (y_all[1], c_all[1]), torch.from_numpy(quantiser).to(device))
