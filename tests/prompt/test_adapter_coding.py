@@ -174,7 +174,9 @@ def test_values_are_decoded_when_asked_for() -> None:
             refused()
 
 
-@pytest.mark.parametrize("payload", [b"", b"\0", b"\0\0\1", b"\x10\1" + bytes(30)])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\0", b"\0\0\1", (MAX_ADAPTER_VALUES + 1).to_bytes(2, "big") + bytes(30)]
+)
 def test_all_but_the_values_is_checked_at_once(payload: bytes) -> None:
     with pytest.raises(PromptError, match="adapter"):
         parse_coded_sections(Prompt(b"generate", 64, 48, (Section(SectionType.ADAPTER, payload),)))

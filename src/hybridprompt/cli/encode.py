@@ -145,7 +145,9 @@ def encode(
     generator: Annotated[
         Path | None,
         typer.Option(
-            metavar="SIZE|FILE", help="Generator: small, medium, or an ONNX file.", show_default="medium"
+            metavar="SIZE|FILE",
+            help="Generator: small, medium, large, or an ONNX file.",
+            show_default="medium",
         ),
     ] = None,
     prompts: Annotated[
@@ -224,7 +226,9 @@ def enhance(
     generator: Annotated[
         Path | None,
         typer.Option(
-            metavar="SIZE|FILE", help="Generator: small, medium, or an ONNX file.", show_default="medium"
+            metavar="SIZE|FILE",
+            help="Generator: small, medium, large, or an ONNX file.",
+            show_default="medium",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")] = False,

@@ -148,7 +148,9 @@ def evaluate(
     generator: Annotated[
         Path | None,
         typer.Option(
-            metavar="SIZE|FILE", help="Generator: small, medium, or an ONNX file.", show_default="medium"
+            metavar="SIZE|FILE",
+            help="Generator: small, medium, large, or an ONNX file.",
+            show_default="medium",
         ),
     ] = None,
     cache: Annotated[

@@ -28,7 +28,7 @@ def main(
     bitrate: Annotated[float, typer.Option(help="kbit/s.")] = 200.0,
     preset: Annotated[_Preset, typer.Option()] = _Preset.FAST,
     generator: Annotated[
-        Path | None, typer.Option(metavar="SIZE|FILE", help="small, medium, or an ONNX file.")
+        Path | None, typer.Option(metavar="SIZE|FILE", help="small, medium, large, or an ONNX file.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
     cache: Annotated[Path, typer.Option(help="Folder where a fetched clip is kept.")] = Path(".cache/demo"),

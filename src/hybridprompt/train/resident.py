@@ -16,7 +16,7 @@ from hybridprompt.train.sample_files import Sample
 from hybridprompt.train.samples import Batch
 
 DRAWN = 6
-"""Numbers of a drawn crop: its sample's first byte, height and width, its top and left, and its way, see `samples.seen_from`."""
+"""Numbers of a drawn crop: its sample's first byte, height and width, top and left, seen_from's ``way``."""
 
 
 def crop_places(drawn: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
