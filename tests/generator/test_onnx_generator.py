@@ -358,14 +358,16 @@ def test_generators_are_chosen_by_size_or_file(
     weights_file: Path, generator: OnnxGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {size: registry.load_chosen(Path(size)).name for size in registry.GENERATOR_SIZES}
-    assert names == {"small": "generator_s2", "medium": "generator_v5"}
+    assert names == {"small": "generator_s3", "medium": "generator_v5", "large": "generator_l2"}
     assert registry.load_chosen().identity == registry.load_chosen(Path("medium")).identity
     assert registry.load_chosen(weights_file).identity == generator.identity
     monkeypatch.chdir(tmp_path)
     # A file beside must not change what a name stands for.
     (tmp_path / "small").write_bytes(weights_file.read_bytes())
     assert registry.load_chosen(Path("small")).identity != generator.identity
-    with pytest.raises(GeneratorError, match=r"'tiny', expected one of small, medium, or an ONNX file"):
+    with pytest.raises(
+        GeneratorError, match=r"'tiny', expected one of small, medium, large, or an ONNX file"
+    ):
         registry.load_chosen(Path("tiny"))
     (tmp_path / "tiny").write_bytes(b"not ONNX")
     with pytest.raises(GeneratorError, match="refuses"):
