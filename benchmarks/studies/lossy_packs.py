@@ -33,7 +33,7 @@ from hybridprompt.generator.onnx_generator import OnnxGenerator
 from hybridprompt.generator.registry import load_chosen
 from hybridprompt.train.packed import CODED_EXTRA_QUALITY, encode_still
 from hybridprompt.train.sample_files import Sample
-from hybridprompt.train.samples import SampleStore, whole_picture
+from hybridprompt.train.samples import SampleStore, coded_planes, whole_picture
 
 SIDE = 384
 _BLOCK = 32
@@ -58,11 +58,9 @@ def kept(sample: Sample, quality: int) -> Sample:
 def distances(sample: Sample, generator: OnnxGenerator, alex: Lpips, dists: Dists) -> list[float]:
     """LPIPS-Alex of the coded and of the generated picture, then DISTS of both."""
     batch = whole_picture(sample, SIDE)
-    y, uv = ((plane[0] * 255).round().numpy().astype(np.uint8) for plane in batch.coded)
-    gate = np.ones([-(-length // _BLOCK) for length in y.shape[1:]], np.float32)
-    made = generator.generate(
-        (y[0], uv[0], uv[1]), quantiser=sample.base_q_idx, strengths=gate, block_size=_BLOCK
-    )
+    planes = coded_planes(sample, SIDE)
+    gate = np.ones([-(-length // _BLOCK) for length in planes[0].shape], np.float32)
+    made = generator.generate(planes, quantiser=sample.base_q_idx, strengths=gate, block_size=_BLOCK)
     luma, chroma = torch.from_numpy(made[0])[None, None], torch.from_numpy(np.stack(made[1:]))[None]
     target = yuv420_to_rgb(*batch.source)
     pictures = [yuv420_to_rgb(*batch.coded), yuv420_to_rgb(luma.float() / 255, chroma.float() / 255)]

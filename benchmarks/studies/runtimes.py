@@ -20,22 +20,15 @@ from onnx.reference import ReferenceEvaluator
 from rich.console import Console
 from rich.table import Table
 
+from hybridprompt.generator.base import Planes
 from hybridprompt.generator.onnx_generator import OnnxGenerator
 from hybridprompt.generator.registry import GENERATOR_SIZES, load_chosen
 from hybridprompt.train.sample_files import Sample
-from hybridprompt.train.samples import even_samples, whole_picture
+from hybridprompt.train.samples import coded_planes, even_samples
 
-Planes = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 _COLUMNS = ("generator", "pictures", "samples", "changed", "differing", "largest")
 _BLOCK = 16
 _INTEGER_OPSET = 21
-
-
-def planes_of(sample: Sample, side: int) -> Planes:
-    """The coded picture's central part, of at most ``side`` luma samples each way."""
-    y, uv = whole_picture(sample, side).coded
-    y8, uv8 = ((plane * 255).round().numpy().astype(np.uint8) for plane in (y, uv))
-    return y8[0, 0], uv8[0, 0], uv8[0, 1]
 
 
 def in_reference(weights: bytes, planes: Planes, quantiser: int) -> list[NDArray[np.int64]]:
@@ -56,7 +49,7 @@ def compare(generator: OnnxGenerator, samples: list[Sample], side: int) -> tuple
     """Samples; how many generating changes; in how many the runtimes differ, by how much at most."""
     total = changed = differing = largest = 0
     for sample in samples:
-        planes = planes_of(sample, side)
+        planes = coded_planes(sample, side)
         gate = np.ones([-(-length // _BLOCK) for length in planes[0].shape], np.float32)
         ours = generator.generate(planes, quantiser=sample.base_q_idx, strengths=gate, block_size=_BLOCK)
         others = in_reference(generator.weights, planes, sample.base_q_idx)

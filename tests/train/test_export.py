@@ -23,7 +23,7 @@ from hybridprompt.train.export import (  # noqa: E402
     load_weights,
 )
 from hybridprompt.train.loop import Trainer  # noqa: E402
-from hybridprompt.train.samples import even_samples  # noqa: E402
+from hybridprompt.train.samples import coded_planes, even_samples  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_int8_computes_what_float32_does(folder: Path) -> None:
     samples = even_samples(folder / "corpus" / "validation", 2)
     assert 0 < compare_generators(float32, int8, samples).rms <= 0.5
     # Both change the picture by far more than they differ.
-    planes = export_module._planes(samples[0])
+    planes = coded_planes(samples[0])
     gate = np.ones((2, 2), np.float32)
     made = int8.generate(planes, quantiser=100, strengths=gate, block_size=64)[0]
     assert np.abs(made.astype(int) - planes[0]).mean() > 1

@@ -12,6 +12,9 @@ Plane = NDArray[np.uint8]
 Planes = tuple[Plane, Plane, Plane]
 IDENTITY_BYTES = 8
 
+USUAL_GRID, USUAL_MARGIN = 8, 64
+"""Luma pixels between places where a network computes alike, and those around a part that it may see."""
+
 
 class Generator(Protocol):
     """Turns a base picture into a generated picture, steered by what the prompt holds."""

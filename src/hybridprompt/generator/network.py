@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-ALIGNMENT = 8
-"""Luma width and height of the network's input are multiples of this many pixels."""
+from hybridprompt.generator.base import USUAL_GRID, USUAL_MARGIN
 
-_LEAST_MARGIN = 64
+ALIGNMENT = USUAL_GRID
+"""Luma width and height of the network's input are multiples of this many pixels."""
 
 _PLANES = 16 + 2 * 4
 _CONDITIONS = 2
@@ -50,7 +50,7 @@ class NetworkConfig:
         sixteenth = 16 * 2 * self.deep_blocks if self.deep_channels else 0
         # A part may begin anywhere in a cell of the grid, on the way in and on the way out.
         reach = quarter + eighth + sixteenth + 2 * self.grid
-        return max(-(-reach // self.grid) * self.grid, _LEAST_MARGIN)
+        return max(-(-reach // self.grid) * self.grid, USUAL_MARGIN)
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)

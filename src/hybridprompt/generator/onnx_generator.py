@@ -11,7 +11,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from hybridprompt.errors import GeneratorError
-from hybridprompt.generator.base import Plane, Planes, identity_of, strength_plane
+from hybridprompt.generator.base import (
+    USUAL_GRID,
+    USUAL_MARGIN,
+    Plane,
+    Planes,
+    identity_of,
+    strength_plane,
+)
 
 if TYPE_CHECKING:
     from hybridprompt.generator.adapter import AdaptableModel
@@ -19,7 +26,6 @@ if TYPE_CHECKING:
 GRID_KEY, MARGIN_KEY = "hybridprompt.grid", "hybridprompt.margin"
 """In a file's metadata: NetworkConfig.grid and NetworkConfig.margin, where they are not the usual ones."""
 
-USUAL_GRID, USUAL_MARGIN = 8, 64
 _MAX_GRID, _MAX_MARGIN = 64, 1024
 
 _INPUTS = ("y", "u", "v", "quantiser", "strength")
@@ -33,8 +39,8 @@ def _pad(plane: Plane, height: int, width: int) -> Plane:
     return np.pad(plane, ((0, height - plane.shape[0]), (0, width - plane.shape[1])), "edge")
 
 
-def _round_up(value: int, step: int) -> int:
-    return -(-value // step) * step
+def _round_up(value: int) -> int:
+    return -(-value // USUAL_GRID) * USUAL_GRID
 
 
 def _geometry(metadata: Mapping[str, str], name: str) -> tuple[int, int]:
@@ -134,7 +140,7 @@ class OnnxGenerator:
             return out
         top, bottom, left, right = box
         gate = strength_plane(strengths, block_size, width, height)[top:bottom, left:right]
-        ph, pw = _round_up(bottom - top, USUAL_GRID), _round_up(right - left, USUAL_GRID)
+        ph, pw = _round_up(bottom - top), _round_up(right - left)
         luma = _pad(y[top:bottom, left:right], ph, pw)
         chroma = [
             _pad(c[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2], ph // 2, pw // 2)

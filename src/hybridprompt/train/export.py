@@ -25,17 +25,15 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from hybridprompt.errors import GeneratorError
-from hybridprompt.generator.base import identity_of
+from hybridprompt.generator.base import USUAL_GRID, USUAL_MARGIN, identity_of
 from hybridprompt.generator.network import DeepLevel, GeneratorNetwork, NetworkConfig
 from hybridprompt.generator.onnx_generator import (
     GRID_KEY,
     MARGIN_KEY,
-    USUAL_GRID,
-    USUAL_MARGIN,
     OnnxGenerator,
 )
 from hybridprompt.train.sample_files import Sample
-from hybridprompt.train.samples import even_samples, whole_picture
+from hybridprompt.train.samples import coded_planes, even_samples
 
 _OPSET = 17
 _IR_VERSION = 9
@@ -226,14 +224,6 @@ class Fidelity:
     pictures: int
 
 
-def _planes(
-    sample: Sample, limit: int | None = None
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    y, uv = whole_picture(sample, limit).coded
-    levels = [(plane * 255).round().numpy().astype(np.uint8) for plane in (y[0, 0], uv[0, 0], uv[0, 1])]
-    return levels[0], levels[1], levels[2]
-
-
 class _Calibration:
     """Feeds the centres of coded pictures, all of one size, to ONNX Runtime's calibrator."""
 
@@ -244,7 +234,7 @@ class _Calibration:
     def _make(samples: list[Sample]) -> Iterator[dict[str, NDArray[Any]]]:
         side = min(_CALIBRATION_SIDE, *(min(sample.width, sample.height) for sample in samples))
         for sample in samples:
-            y, u, v = _planes(sample, side)
+            y, u, v = coded_planes(sample, side)
             yield {
                 "y": y[None, None],
                 "u": u[None, None],
@@ -299,7 +289,7 @@ def compare_generators(reference: OnnxGenerator, other: OnnxGenerator, samples: 
     """Generate whole coded pictures with both, at full strength."""
     squares = 0.0
     for sample in samples:
-        planes = _planes(sample)
+        planes = coded_planes(sample)
         gate = np.ones((-(-planes[0].shape[0] // 64), -(-planes[0].shape[1] // 64)), np.float32)
         y, other_y = (
             g.generate(planes, quantiser=sample.base_q_idx, strengths=gate, block_size=64)[0].astype(

@@ -125,3 +125,10 @@ def whole_picture(sample: Sample, limit: int | None = None) -> Batch:
 
     quantiser = torch.full((1, 1, 1, 1), sample.base_q_idx / 255)
     return Batch(planes(sample.coded), planes(sample.source), quantiser)
+
+
+def coded_planes(sample: Sample, limit: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The coded side of `whole_picture` as a generator takes it: y (H, W), u and v (H/2, W/2) uint8."""
+    y, uv = whole_picture(sample, limit).coded
+    levels = [(plane * 255).round().numpy().astype(np.uint8) for plane in (y[0, 0], uv[0, 0], uv[0, 1])]
+    return levels[0], levels[1], levels[2]
