@@ -52,10 +52,10 @@ from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe
 from hybridprompt.encode.gate import GopGate, make_fitter
 from hybridprompt.encode.given_keyframe import STILL_CRF_OFFSET
 from hybridprompt.encode.judge import LpipsJudge
-from hybridprompt.encode.pipeline import make_base_encoder
 from hybridprompt.encode.rate_control import STEERED_CRF_RANGE, crf_at, relative_log_bytes
 from hybridprompt.encode.settings import PRESETS, CodecName, EncodeSettings
 from hybridprompt.encode.trials import Choice, Trials
+from hybridprompt.encode.video_encoder import make_base_encoder
 from hybridprompt.evaluate.compare import psnr_y
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator, Planes, identity_of

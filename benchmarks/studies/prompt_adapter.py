@@ -234,7 +234,7 @@ def study(
                 gains = fitter.fit(planes, source, base_q_idx)
                 added = len(encode_values(gains))
                 with torch.inference_mode():
-                    made = fitter.generate(coded, base_q_idx, fitter.split(gains))
+                    made = fitter.generate(coded, base_q_idx, fitter.adapted.split(gains))
             else:
                 updates = LowRank(network, kind, seed=1)
                 values = fit(updates, coded, padded_planes(source), told, settings)

@@ -35,11 +35,9 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from threading import local
 from typing import Final
 
 import numpy as np
@@ -52,7 +50,6 @@ from prompt_ablation import Study
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.func import functional_call
 
 from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.encode.base import BaseEncoder
@@ -65,7 +62,7 @@ from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT, PRESETS, Adapte
 from hybridprompt.encode.worth import WORTH_OF_BYTES
 from hybridprompt.evaluate.compare import picture_to_rgb, psnr_y
 from hybridprompt.evaluate.perceptual import Dists, Lpips, quick_dtype
-from hybridprompt.generator.adapter import GAIN_STEPS_PER_OCTAVE, OFFSET_STEP
+from hybridprompt.generator.adapted_network import AdaptedNetwork
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.network import ALIGNMENT, GeneratorNetwork
 from hybridprompt.generator.registry import load_shipped
@@ -197,9 +194,7 @@ class Fitter:
         self.network, self.settings = network, AdapterSettings(steps=args.steps, seed=args.seed)
         self.start, self.cell, self.speed = args.start, args.cell, args.speed
         self._bit_price = args.worth / keyframe.size_bytes / 8
-        self._threads = local()
-        self._layers = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
-        self._usual = {n: float(m.weight.square().mean().sqrt()) for n, m in self._layers.items()}
+        self._adapted = AdaptedNetwork(network)
         self._coded, self._source = padded_planes(keyframe.planes), padded_planes(source)
         self._like, self._told = keyframe.planes, keyframe.base_q_idx / 255
         height, width = self._coded[0].shape[2:]
@@ -218,13 +213,6 @@ class Fitter:
             self.network(*self._coded, torch.full((1, 1, 1, 1), self._told))
         handle.remove()
         return found[0][0].flatten(1).clone()
-
-    def _own_network(self) -> GeneratorNetwork:
-        """The network for this thread: while it is called with other weights, it holds them."""
-        own: GeneratorNetwork | None = getattr(self._threads, "network", None)
-        if own is None:
-            own = self._threads.network = deepcopy(self.network)
-        return own
 
     def field(self, directions: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
         """What is added to the features of the whole picture, (channels, H/8, W/8)."""
@@ -249,20 +237,9 @@ class Fitter:
         """As `AdapterFitter.generate`, in float32 where nothing learns."""
         told = torch.full((len(coded[0]), 1, 1, 1), self._told)
         quick = quick_dtype(torch.device("cpu")) is torch.bfloat16 and torch.is_grad_enabled()
-        network = self._own_network()
-        with torch.autocast("cpu", torch.bfloat16, enabled=quick), plus(network.body, added):
-            y, uv = functional_call(network, self._changed(adapter), (*coded, told, strength))
+        with torch.autocast("cpu", torch.bfloat16, enabled=quick), plus(self._adapted.own().body, added):
+            y, uv = self._adapted(*coded, told, strength, adapter=adapter)
         return y.float(), uv.float()
-
-    def _changed(self, adapter: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Weights with an adapter; none where it is empty."""
-        changed = {}
-        for (name, layer), (gains, offsets) in zip(self._layers.items(), adapter, strict=False):
-            assert layer.bias is not None
-            scale = torch.exp2(gains / GAIN_STEPS_PER_OCTAVE)
-            changed[f"{name}.weight"] = layer.weight * scale[:, None, None, None]
-            changed[f"{name}.bias"] = layer.bias + OFFSET_STEP * self._usual[name] * offsets
-        return changed
 
     def shown(self, integers: Integers | None, *, flat: bool = False) -> Planes:
         """The whole picture with what was sent, in float32; None is blind.  flat: planes at their means."""
@@ -270,7 +247,7 @@ class Fitter:
         strength = added = None
         with torch.inference_mode():
             if integers is not None and integers.adapter.size:
-                adapter = self._split(integers.adapter)
+                adapter = self._adapted.split(integers.adapter)
             if integers is not None and integers.planes.size:
                 parts = integers.directions, integers.planes
                 directions, planes = (torch.from_numpy(part.astype(np.float32)) for part in parts)
@@ -281,12 +258,6 @@ class Fitter:
                 strength = self.spread(torch.from_numpy(integers.gate.astype(np.float32) / GATE_UNIT))[None]
             made = self.generate(self._coded, adapter, strength, added)
         return levels(made, self._like)
-
-    def _split(self, values: NDArray[np.int8]) -> list[torch.Tensor]:
-        sizes = [2 * len(layer.weight) for layer in self._layers.values()]
-        return [
-            part.reshape(2, -1) for part in torch.split(torch.from_numpy(values.astype(np.float32)), sizes)
-        ]
 
     def _places(self, crops: int, rng: torch.Generator) -> list[tuple[int, int]]:
         """Crops within the picture as it is coded, on the network's grid, in luma samples."""
@@ -349,11 +320,8 @@ class Fitter:
     def fit(self, method: Method) -> Integers:
         """Fit what the method sends, all of it together."""
         settings = self.settings
-        adapter = [
-            torch.zeros(2, len(layer.weight), requires_grad=True)
-            for layer in self._layers.values()
-            if method.adapter
-        ]
+        nothing = np.zeros(self._adapted.adapter_length, np.int8)
+        adapter = [v.requires_grad_() for v in self._adapted.split(nothing)] if method.adapter else []
         blocks = [-(-side * ALIGNMENT // _BLOCK) if method.gate else 0 for side in self._eighths]
         gate = torch.zeros(*blocks, requires_grad=True)
         planes = torch.zeros(method.planes, *self._grid, requires_grad=True)

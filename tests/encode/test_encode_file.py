@@ -12,7 +12,7 @@ from encode_media import TICK, LumaJudge, Oracle, audio_packets, packets_of, sce
 
 from hybridprompt.decode.generators import LazyGenerators
 from hybridprompt.decode.video_file import VideoFile
-from hybridprompt.encode import pipeline
+from hybridprompt.encode import pipeline, video_encoder
 from hybridprompt.encode.enhance import enhance_file
 from hybridprompt.encode.pipeline import encode_file
 from hybridprompt.encode.progress import EncodeSummary, Progress
@@ -380,7 +380,7 @@ def test_a_source_that_looks_different_the_second_time_keeps_its_gops(
 ) -> None:
     monkeypatch.setattr(pipeline, "VideoSource", Reread)
     monkeypatch.setattr(Reread, "shift", 40)
-    monkeypatch.setattr(pipeline, "split_gops", lambda pictures, **options: _cut_at_40(pictures))
+    monkeypatch.setattr(video_encoder, "split_gops", lambda pictures, **options: _cut_at_40(pictures))
     out = tmp_path / "out.mp4"
     chosen = settings(crf=None, bitrate_kbps=100)
     assert encode_file(two_scenes, out, chosen, generator=FakeGenerator()).frames == 80
@@ -413,7 +413,7 @@ def test_correction_replaces_a_gop_only_for_the_better(two_scenes: Path, tmp_pat
     monkeypatch.setattr(RateControl, "crf_for_gop", lambda self, gop: 45.0)
     monkeypatch.setattr(RateControl, "common_crf", lambda self: 45.0)
     chosen = settings(crf=None, bitrate_kbps=20)
-    monkeypatch.setattr(pipeline.math, "ceil", lambda value: 2)
+    monkeypatch.setattr(video_encoder.math, "ceil", lambda value: 2)
     summary = encode_file(two_scenes, tmp_path / "out.mp4", chosen, generator=FakeGenerator())
     assert summary.crfs == (45.0, 62.0)
     packets = packets_of(tmp_path / "out.mp4")

@@ -15,12 +15,12 @@ from encode_media import TICK, LumaJudge, scene
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe
 from hybridprompt.encode.buffer import RateBuffer
 from hybridprompt.encode.judge import Judge
-from hybridprompt.encode.pipeline import _Encoder
 from hybridprompt.encode.progress import ProgressMeter
 from hybridprompt.encode.rate_control import relative_log_bytes
 from hybridprompt.encode.settings import EncodeSettings
 from hybridprompt.encode.spool import PacketSpool
 from hybridprompt.encode.targets import CrfTarget, GopResult
+from hybridprompt.encode.video_encoder import VideoEncoder
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture
@@ -119,11 +119,13 @@ class Wishes(CrfTarget):
         return next(self.wishes, None)
 
 
-def encoder(gops: int, *, prompt_bytes: int = 0, base: FakeBase | None = None, **changes: object) -> _Encoder:
+def encoder(
+    gops: int, *, prompt_bytes: int = 0, base: FakeBase | None = None, **changes: object
+) -> VideoEncoder:
     judging: Future[Judge] = Future()
     judging.set_result(LumaJudge())
     options = {"crf": 50.0, "preset": "fast", "gop_seconds": GOP_SECONDS, **changes}
-    made = _Encoder(
+    made = VideoEncoder(
         Source(gops),  # type: ignore[arg-type]
         EncodeSettings(**options),  # type: ignore[arg-type]
         FakeGenerator(),

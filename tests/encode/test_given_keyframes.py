@@ -23,10 +23,10 @@ from hybridprompt.encode.given_keyframe import GivenKeyframes, blurred, small_ke
 from hybridprompt.encode.gop import Gop
 from hybridprompt.encode.nal_base import NalBaseEncoder, nal_crf, svt_crf, told_quantiser
 from hybridprompt.encode.nal_gop import NalGop
-from hybridprompt.encode.pipeline import make_base_encoder
 from hybridprompt.encode.rate_control import relative_log_bytes
 from hybridprompt.encode.settings import EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
+from hybridprompt.encode.video_encoder import make_base_encoder
 from hybridprompt.errors import CodecError, ConfigError
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.fake import FakeGenerator

@@ -10,7 +10,7 @@ import pytest
 from encode_media import LumaJudge, scene, write_source
 
 from hybridprompt.decode.video_file import VideoFile
-from hybridprompt.encode import pipeline, scale
+from hybridprompt.encode import pipeline, scale, video_encoder
 from hybridprompt.encode.base import BaseGop
 from hybridprompt.encode.method import HybridPromptMethod
 from hybridprompt.encode.pipeline import encode_file
@@ -18,6 +18,7 @@ from hybridprompt.encode.rate_control import GopAnalysis, relative_log_bytes
 from hybridprompt.encode.scale import best_scale
 from hybridprompt.encode.settings import PRESETS, EncodeSettings
 from hybridprompt.encode.targets import RateTarget
+from hybridprompt.encode.video_encoder import VideoEncoder
 from hybridprompt.errors import ConfigError
 from hybridprompt.evaluate.methods import parse_method
 from hybridprompt.generator.fake import FakeGenerator
@@ -169,9 +170,9 @@ def test_the_scale_is_chosen_where_it_may_be(
         asked.extend(len(pictures) for pictures, _ in gops)
         return HALF
 
-    monkeypatch.setattr(pipeline, "best_scale", choose)
-    monkeypatch.setattr(pipeline, "LEAST_CRF", 1.0)
-    monkeypatch.setattr(pipeline, "LpipsJudge", LumaJudge)
+    monkeypatch.setattr(video_encoder, "best_scale", choose)
+    monkeypatch.setattr(video_encoder, "LEAST_CRF", 1.0)
+    monkeypatch.setattr(video_encoder, "LpipsJudge", LumaJudge)
     source = write_source(tmp_path / "source.mp4", scene(40, 240, 144))
     options = {"bitrate_kbps": 60.0, "preset": "medium", "gop_seconds": 0.5, **changes}
     summary = encode_file(
@@ -197,11 +198,11 @@ def test_nothing_is_tried_where_the_rate_affords_a_finer_quantiser_or_without_lp
         return Fraction(1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "best_scale", never)
-        patch.setattr(pipeline, "LpipsJudge", FakeLpips)
+        patch.setattr(video_encoder, "best_scale", never)
+        patch.setattr(video_encoder, "LpipsJudge", FakeLpips)
         encoder = SimpleNamespace(starts=[0], gops=lambda: iter([scene(3)]), base=None, judge=judge())
         target = SimpleNamespace(crf_for=lambda gop, pictures: crf)
-        assert pipeline._Encoder.best_scale(encoder, target) == 1  # type: ignore[arg-type]
+        assert VideoEncoder.best_scale(encoder, target) == 1  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("given", [Fraction(1, 9), Fraction(0), Fraction(-1), Fraction(9, 8)])

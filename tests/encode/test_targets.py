@@ -12,7 +12,7 @@ import av
 import pytest
 from encode_media import LumaJudge, Oracle, packets_of, scene, scenes, write_source
 
-from hybridprompt.encode import pipeline
+from hybridprompt.encode import pipeline, video_encoder
 from hybridprompt.encode.base import BaseEncoder, BaseGop, GivenKeyframe, Variant
 from hybridprompt.encode.buffer import RateBuffer
 from hybridprompt.encode.pipeline import encode_file
@@ -26,6 +26,7 @@ from hybridprompt.encode.rate_control import (
 )
 from hybridprompt.encode.settings import PRESETS, EncodeSettings
 from hybridprompt.encode.targets import GopResult, QualityTarget, RateTarget, usual_prompt_bytes
+from hybridprompt.encode.video_encoder import VideoEncoder
 from hybridprompt.errors import ConfigError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.video.av1_encoder import CodedPacket
@@ -350,7 +351,7 @@ def test_one_gop_meets_its_rate(luma_judge: LumaJudge, tmp_path: Path) -> None:
 def test_quality_of_a_real_encode(
     luma_judge: LumaJudge, two_scenes: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "LpipsJudge", LumaJudge)
+    monkeypatch.setattr(video_encoder, "LpipsJudge", LumaJudge)
     # In the fake judge's unit.
     monkeypatch.setattr(EncodeSettings, "__post_init__", lambda self: None)
     rates = []
@@ -364,7 +365,7 @@ def test_quality_of_a_real_encode(
 
 
 def test_quality_counts_what_prompts_gain(luma_judge: LumaJudge, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(pipeline, "LpipsJudge", LumaJudge)
+    monkeypatch.setattr(video_encoder, "LpipsJudge", LumaJudge)
     monkeypatch.setattr(EncodeSettings, "__post_init__", lambda self: None)
     pictures = scenes(40, 50, 40)
     source = write_source(tmp_path / "three.mp4", pictures)
@@ -452,7 +453,7 @@ def test_sound_that_leaves_less_than_the_rate_is_said(luma_judge: LumaJudge, tmp
 def test_quality_that_a_limit_forbids_is_said(
     luma_judge: LumaJudge, two_scenes: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "LpipsJudge", LumaJudge)
+    monkeypatch.setattr(video_encoder, "LpipsJudge", LumaJudge)
     # In the fake judge's unit.
     monkeypatch.setattr(EncodeSettings, "__post_init__", lambda self: None)
     for limit, said in ((10.0, True), (20.0, True), (10_000.0, False)):
@@ -513,7 +514,7 @@ def test_an_adapter_is_reckoned_with() -> None:
 def test_presets_that_adapt_keep_room_for_it(tmp_path: Path, preset: str, adapts: bool) -> None:
     source = VideoSource(write_source(tmp_path / "source.mp4", scene(3)))
     settings = EncodeSettings(crf=50.0, preset=preset)  # type: ignore[arg-type]
-    made = pipeline._Encoder(source, settings, FakeGenerator(), Future(), None)  # type: ignore[arg-type]
+    made = VideoEncoder(source, settings, FakeGenerator(), Future(), None)  # type: ignore[arg-type]
     fit = PRESETS[preset].fit  # type: ignore[index]
     expected = usual_prompt_bytes(160, 96, 6 if fit is None else fit.block_log2, with_adapter=adapts)
     assert made._most_prompt_bytes == expected

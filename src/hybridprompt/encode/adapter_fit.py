@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
-from threading import local
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.func import functional_call
 
 from hybridprompt.encode.descent import Pace, Pair, descend
 from hybridprompt.encode.fit_loss import random_below
@@ -27,7 +23,7 @@ from hybridprompt.encode.prompt_rate import AdapterRate
 from hybridprompt.encode.recent import LastTwo
 from hybridprompt.encode.settings import AdapterSettings
 from hybridprompt.evaluate.perceptual import quick_dtype
-from hybridprompt.generator.adapter import GAIN_STEPS_PER_OCTAVE, OFFSET_STEP
+from hybridprompt.generator.adapted_network import AdaptedNetwork
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.network import GeneratorNetwork
 from hybridprompt.prompt.adapter_coding import MAX_VALUE
@@ -66,9 +62,7 @@ class AdapterFitter:
     def __post_init__(self) -> None:
         self.network = self.network.to(self.device)
         self._fitted: LastTwo[bytes, Values] = LastTwo()
-        self._threads = local()
-        self._layers = {n: m for n, m in self.network.named_modules() if isinstance(m, nn.Conv2d)}
-        self._usual = {n: float(m.weight.square().mean().sqrt()) for n, m in self._layers.items()}
+        self.adapted = AdaptedNetwork(self.network)
 
     def fit(self, base: Planes, source: Planes, quantiser: int, *, byte_price: float = 0.0) -> Values:
         """Return the adapter, as `generator.adapter` says, that makes the keyframe most like its source.
@@ -83,8 +77,7 @@ class AdapterFitter:
             digest.update(np.ascontiguousarray(plane).data)
 
         def fitted() -> Values:
-            channels = sum(len(layer.weight) for layer in self._layers.values())
-            nothing = np.zeros(2 * channels, np.int8)
+            nothing = np.zeros(self.adapted.adapter_length, np.int8)
             descent = _Descent(self, nothing, base, source, quantiser, (), byte_price)
             return descent.run(self.settings.steps, self.settings.rate)
 
@@ -112,35 +105,12 @@ class AdapterFitter:
         descent = _Descent(self, values, base, source, quantiser, later, byte_price)
         return descent.run(self.settings.joint_steps, self.settings.joint_rate)
 
-    def _own_network(self) -> GeneratorNetwork:
-        """The network for this thread: while it is called with other weights, it holds them."""
-        own: GeneratorNetwork | None = getattr(self._threads, "network", None)
-        if own is None:
-            own = self._threads.network = deepcopy(self.network)
-        return own
-
-    def split(self, values: Values) -> list[torch.Tensor]:
-        """Gains and offsets of every layer, (2, channels) float32."""
-        parts, at = [], 0
-        for layer in self._layers.values():
-            count = 2 * len(layer.weight)
-            part = torch.from_numpy(values[at : at + count].astype(np.float32)).to(self.device)
-            parts.append(part.reshape(2, -1))
-            at += count
-        return parts
-
     def generate(self, coded: Pair, quantiser: int, values: Sequence[torch.Tensor]) -> Pair:
-        """Generate at strength 1 with adapters as `split` gives them; sizes in whole cells of its grid."""
+        """Generate at strength 1 with adapters as `AdaptedNetwork.split` has them; sizes in its grid."""
         told = torch.full((len(coded[0]), 1, 1, 1), quantiser / 255, device=self.device)
-        changed = {}
-        for (name, layer), (gains, offsets) in zip(self._layers.items(), values, strict=True):
-            assert layer.bias is not None
-            scale = torch.exp2(gains / GAIN_STEPS_PER_OCTAVE)
-            changed[f"{name}.weight"] = layer.weight * scale[:, None, None, None]
-            changed[f"{name}.bias"] = layer.bias + OFFSET_STEP * self._usual[name] * offsets
         quick = quick_dtype(self.device) is torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=quick):
-            y, uv = functional_call(self._own_network(), changed, (*coded, told))
+            y, uv = self.adapted(*coded, told, adapter=values)
         return y.float(), uv.float()
 
 
@@ -185,7 +155,7 @@ class _Descent:
         byte_price: float,
     ) -> None:
         self._fitter = fitter
-        self._start = fitter.split(start)
+        self._start = fitter.adapted.split(start)
         self._base, self._source = base, source
         self._quantiser = quantiser
         self._later = later
