@@ -9,7 +9,8 @@ import numpy as np
 
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage import attach, extract
-from hybridprompt.prompt.sections import GateMap, build_prompt, grid_shape
+from hybridprompt.prompt.gate import GateMap, grid_shape
+from hybridprompt.prompt.sections import build_prompt
 from hybridprompt.prompt.syntax import Prompt, decode_prompt, encode_prompt
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.container import Mp4Writer

@@ -36,7 +36,8 @@ from rich.table import Table
 
 from hybridprompt.generator.registry import load_shipped
 from hybridprompt.prompt.carriage import attach
-from hybridprompt.prompt.sections import GateMap, build_prompt
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import build_prompt
 from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.av1_encoder import CRF_RANGE, CRF_STEP
 from hybridprompt.video.picture import Picture

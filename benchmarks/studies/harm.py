@@ -58,7 +58,8 @@ from hybridprompt.evaluate.perceptual import Dists, Lpips, quick_dtype
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator
 from hybridprompt.generator.registry import GeneratorRegistry, load_chosen
-from hybridprompt.prompt.sections import GateMap, parse_sections
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import parse_sections
 from hybridprompt.prompt.syntax import decode_prompt, encode_prompt
 from hybridprompt.video.peer_encoder import write_lossless
 from hybridprompt.video.picture import Picture, picture_from_frame

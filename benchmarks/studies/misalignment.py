@@ -60,7 +60,8 @@ from hybridprompt.evaluate.compare import psnr_y
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator, Planes, identity_of
 from hybridprompt.generator.registry import load_shipped
-from hybridprompt.prompt.sections import GateMap, parse_sections
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import parse_sections
 from hybridprompt.prompt.syntax import decode_prompt, encode_prompt
 from hybridprompt.video.source import VideoSource
 

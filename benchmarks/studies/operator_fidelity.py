@@ -46,7 +46,7 @@ from hybridprompt.encode.operator.nal_decoders import NalAnchorDecoder
 from hybridprompt.encode.operator.probe import ProbeSettings, probe
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.registry import load_shipped
-from hybridprompt.prompt.sections import GateMap
+from hybridprompt.prompt.gate import GateMap
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.peer_encoder import PeerCodec, PeerSettings, encode_peer_file
 from hybridprompt.video.picture import Picture

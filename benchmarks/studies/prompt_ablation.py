@@ -57,7 +57,8 @@ from hybridprompt.evaluate.perceptual import Dists, Lpips
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry, load_shipped
-from hybridprompt.prompt.sections import Adapter, GateMap, build_prompt, encode_adapter
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import Adapter, build_prompt, encode_adapter
 from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture

@@ -17,14 +17,13 @@ from hybridprompt.errors import CodecError, GeneratorError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt import adapter_coding, sections
 from hybridprompt.prompt.carriage import METADATA_TYPE, attach
+from hybridprompt.prompt.gate import GateMap, grid_shape
 from hybridprompt.prompt.sections import (
     MAX_ADAPTER_VALUES,
     Adapter,
-    GateMap,
     SectionType,
     build_prompt,
     encode_adapter,
-    grid_shape,
 )
 from hybridprompt.prompt.syntax import MAGIC, Prompt, Section, encode_prompt
 from hybridprompt.video.av1_decoder import Av1Decoder

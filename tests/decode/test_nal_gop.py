@@ -21,16 +21,8 @@ from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage_nal import attach
-from hybridprompt.prompt.sections import (
-    Adapter,
-    GateMap,
-    SectionType,
-    Still,
-    StillCodec,
-    build_prompt,
-    encode_adapter,
-    grid_shape,
-)
+from hybridprompt.prompt.gate import GateMap, grid_shape
+from hybridprompt.prompt.sections import Adapter, SectionType, Still, StillCodec, build_prompt, encode_adapter
 from hybridprompt.prompt.syntax import MAGIC, Prompt, Section, encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.picture import Picture

@@ -17,7 +17,8 @@ from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.errors import BitstreamError, CodecError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage import attach
-from hybridprompt.prompt.sections import GateMap, SectionType, Still, StillCodec, build_prompt, grid_shape
+from hybridprompt.prompt.gate import GateMap, grid_shape
+from hybridprompt.prompt.sections import SectionType, Still, StillCodec, build_prompt
 from hybridprompt.prompt.syntax import Prompt, Section, encode_prompt
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.picture import Picture

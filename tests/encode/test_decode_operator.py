@@ -23,7 +23,8 @@ from hybridprompt.encode.operator.sampling import box_mean
 from hybridprompt.errors import CodecError, ConfigError
 from hybridprompt.generator.base import Planes
 from hybridprompt.prompt.carriage import attach
-from hybridprompt.prompt.sections import GateMap, build_prompt
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import build_prompt
 from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.av1_encoder import Av1Settings, encode_gop
 from hybridprompt.video.picture import Picture

@@ -18,7 +18,8 @@ from hybridprompt.encode.progress import Progress
 from hybridprompt.errors import ConfigError, GeneratorError, MediaError
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.prompt.carriage import attach, detach, extract
-from hybridprompt.prompt.sections import GateMap, build_prompt, parse_sections
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import build_prompt, parse_sections
 from hybridprompt.prompt.syntax import decode_prompt, encode_prompt
 from hybridprompt.video.av1_encoder import Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.container import Mp4Writer

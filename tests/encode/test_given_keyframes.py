@@ -32,7 +32,8 @@ from hybridprompt.generator.base import Planes
 from hybridprompt.generator.fake import FakeGenerator
 from hybridprompt.generator.registry import GeneratorRegistry
 from hybridprompt.prompt.carriage_nal import extract
-from hybridprompt.prompt.sections import Adapter, GateMap, build_prompt, grid_shape, parse_sections
+from hybridprompt.prompt.gate import GateMap, grid_shape
+from hybridprompt.prompt.sections import Adapter, build_prompt, parse_sections
 from hybridprompt.prompt.syntax import decode_prompt, encode_prompt
 from hybridprompt.video import av1_given_keyframe
 from hybridprompt.video.av1_decoder import Av1Decoder

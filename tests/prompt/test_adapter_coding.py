@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hybridprompt.prompt.adapter_coding import MAX_VALUE, decode_values, encode_values
+from hybridprompt.prompt.gate import GateMap
 from hybridprompt.prompt.sections import (
     MAX_ADAPTER_VALUES,
     Adapter,
-    GateMap,
     SectionType,
     build_prompt,
     decode_adapter,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hybridprompt.prompt.gate import GateMap, decode_gate, encode_gate
 from hybridprompt.prompt.gate_coding import decode_indices, encode_indices
-from hybridprompt.prompt.sections import GateMap, decode_gate, encode_gate
 from hybridprompt.prompt.syntax import PromptError
 
 ARITHMETIC = 3

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hybridprompt.bitstream.obu import insert_metadata
 from hybridprompt.errors import BitstreamError
 from hybridprompt.prompt.carriage import METADATA_TYPE, attach, detach, extract
-from hybridprompt.prompt.sections import GateMap, PromptContent, build_prompt, parse_sections
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import PromptContent, build_prompt, parse_sections
 from hybridprompt.prompt.syntax import MAGIC, decode_prompt, encode_prompt
 
 # A temporal delimiter, padding, and what stands for a frame: carriage looks at no frame's inside.

@@ -11,7 +11,8 @@ from hybridprompt.bitstream.nal import NalCodec, frame_nal_unit, join_nal_units
 from hybridprompt.bitstream.sei import SeiMessage, insert_user_data, write_sei
 from hybridprompt.errors import BitstreamError
 from hybridprompt.prompt.carriage_nal import PROMPT_UUID, attach, detach, extract
-from hybridprompt.prompt.sections import GateMap, PromptContent, build_prompt, parse_sections
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import PromptContent, build_prompt, parse_sections
 from hybridprompt.prompt.syntax import MAGIC, MAX_PROMPT_BYTES, decode_prompt, encode_prompt
 from nal_media import Stream, differing, encode, encode_mp4, moving, play
 

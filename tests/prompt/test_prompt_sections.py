@@ -10,20 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridprompt.errors import BitstreamError
+from hybridprompt.prompt.gate import GateMap, decode_gate, encode_gate, grid_shape
 from hybridprompt.prompt.sections import (
-    GateMap,
     PromptContent,
     SectionType,
     Still,
     StillCodec,
     build_prompt,
-    decode_gate,
     decode_quantiser,
     decode_still,
-    encode_gate,
     encode_quantiser,
     encode_still,
-    grid_shape,
     has_still,
     parse_sections,
 )

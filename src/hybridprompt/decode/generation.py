@@ -20,13 +20,8 @@ from hybridprompt.decode.still import decode_still
 from hybridprompt.decode.warnings import DecodeWarning, WarningKind
 from hybridprompt.errors import BitstreamError, CodecError, GeneratorError
 from hybridprompt.generator.base import Generator, Planes
-from hybridprompt.prompt.sections import (
-    CodedAdapter,
-    CodedContent,
-    GateMap,
-    has_still,
-    parse_coded_sections,
-)
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import CodedAdapter, CodedContent, has_still, parse_coded_sections
 from hybridprompt.prompt.syntax import Prompt, decode_prompt
 from hybridprompt.video.picture import chroma_shape
 

@@ -14,7 +14,8 @@ from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.trials import base_distance
 from hybridprompt.encode.worth import WORTH_OF_BYTES, at_equal_bytes
 from hybridprompt.evaluate.sampling import sample_frames
-from hybridprompt.prompt.sections import Adapter, GateMap, Still
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import Adapter, Still
 from hybridprompt.video.av1_encoder import LAMBDAS, Av1Settings, CodedPacket, PictureLambdas, encode_gop
 from hybridprompt.video.mp4_writer import Mp4Writer
 from hybridprompt.video.picture import Picture

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hybridprompt.encode.judge import MapArray
 from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT
-from hybridprompt.prompt.sections import GateMap, grid_shape
+from hybridprompt.prompt.gate import GateMap, grid_shape
 
 BLOCK_LOG2 = 6
 """Of the blocks that are judged, and of the gates that are searched for."""

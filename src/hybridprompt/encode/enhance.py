@@ -22,7 +22,8 @@ from hybridprompt.encode.settings import PRESETS, PresetName, check_anchor_inter
 from hybridprompt.errors import BitstreamError, CodecError, ConfigError, MediaError
 from hybridprompt.generator.base import Generator
 from hybridprompt.prompt.carriage import attach, detach, extract
-from hybridprompt.prompt.sections import GateMap, build_prompt, has_still
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import build_prompt, has_still
 from hybridprompt.prompt.syntax import MAGIC, decode_prompt, encode_prompt
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import CodedPacket

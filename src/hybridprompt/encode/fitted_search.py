@@ -25,7 +25,7 @@ from hybridprompt.encode.settings import GATE_LEVELS, GATE_UNIT
 from hybridprompt.encode.trials import Choice, Maps, Trials, pays_off
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Planes
-from hybridprompt.prompt.sections import grid_shape
+from hybridprompt.prompt.gate import grid_shape
 
 _LATER_START = 0.25
 """Later anchors add to detail that is there already, so descent begins low."""

@@ -28,7 +28,8 @@ from hybridprompt.encode.recent import LastTwo
 from hybridprompt.encode.settings import SVT_TUNES, EncodeSettings
 from hybridprompt.encode.still_encoder import encode_still
 from hybridprompt.generator.base import Generator
-from hybridprompt.prompt.sections import MAX_QUANTISER, GateMap, Still, build_prompt
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import MAX_QUANTISER, Still, build_prompt
 from hybridprompt.prompt.syntax import MAX_PROMPT_BYTES, encode_prompt
 from hybridprompt.video.av1_encoder import CRF_RANGE
 from hybridprompt.video.picture import Picture

@@ -29,7 +29,8 @@ from hybridprompt.encode.nal_gop import NalGop
 from hybridprompt.encode.rate_control import crf_at, relative_log_bytes
 from hybridprompt.errors import CodecError
 from hybridprompt.prompt.carriage_nal import attach, extract
-from hybridprompt.prompt.sections import GateMap, build_prompt
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import build_prompt
 from hybridprompt.prompt.syntax import encode_prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.mp4_writer import Mp4Writer

@@ -19,7 +19,7 @@ from hybridprompt.encode.judge import MapArray
 from hybridprompt.encode.settings import GATE_UNIT, Preset
 from hybridprompt.encode.trials import Choice, Maps, Trials, pays_off
 from hybridprompt.evaluate.sampling import sample_frames
-from hybridprompt.prompt.sections import GateMap
+from hybridprompt.prompt.gate import GateMap
 
 _PRICE = 0.04
 """The share of Note [Price of strength]."""

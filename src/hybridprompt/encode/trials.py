@@ -18,7 +18,8 @@ from hybridprompt.encode.worth import at_equal_bytes
 from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry
-from hybridprompt.prompt.sections import Adapter, GateMap, build_prompt
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import Adapter, build_prompt
 from hybridprompt.prompt.syntax import Prompt, encode_prompt
 from hybridprompt.video.picture import Picture
 from hybridprompt.video.scaling import scaled

@@ -13,7 +13,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridprompt.prompt.syntax import PromptError, PromptFault
+from hybridprompt.prompt.syntax import invalid
 
 _FIRST_COUNT: Final = 2
 _INCREMENT: Final = 4
@@ -110,8 +110,8 @@ def decode_bits(data: bytes, contexts: int, code: Callable[[Bit], _Coded], *, wh
         coded = code(bit)
     except AssertionError as error:
         # What constriction raises for data of no code at all.
-        raise PromptError(PromptFault.INVALID, f"{len(data)} bytes are no {what}") from error
+        raise invalid(f"{len(data)} bytes are no {what}") from error
     # Most data decodes to something, however long it is.
     if models.code() != data:
-        raise PromptError(PromptFault.INVALID, f"{len(data)} bytes of {what} hold more or other than it")
+        raise invalid(f"{len(data)} bytes of {what} hold more or other than it")
     return coded

@@ -41,6 +41,11 @@ class PromptError(BitstreamError):
         self.fault = fault
 
 
+def invalid(detail: str) -> PromptError:
+    """The error for a value that no prompt has."""
+    return PromptError(PromptFault.INVALID, detail)
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """One typed section. Decoders skip types they do not know."""
@@ -50,7 +55,7 @@ class Section:
 
     def __post_init__(self) -> None:
         if not 0 <= self.type <= 255:
-            raise PromptError(PromptFault.INVALID, f"section type {self.type}, expected 0..255")
+            raise invalid(f"section type {self.type}, expected 0..255")
 
     def __repr__(self) -> str:
         return f"Section(type={self.type}, size_bytes={len(self.payload)})"
@@ -72,18 +77,13 @@ class Prompt:
     def __post_init__(self) -> None:
         if len(self.generator_id) != GENERATOR_ID_BYTES:
             found = len(self.generator_id)
-            raise PromptError(
-                PromptFault.INVALID, f"generator id of {found} bytes, expected {GENERATOR_ID_BYTES}"
-            )
+            raise invalid(f"generator id of {found} bytes, expected {GENERATOR_ID_BYTES}")
         if not (MIN_SIZE <= self.width <= MAX_SIZE and MIN_SIZE <= self.height <= MAX_SIZE):
-            raise PromptError(
-                PromptFault.INVALID,
+            raise invalid(
                 f"picture of {self.width}x{self.height}, expected {MIN_SIZE}..{MAX_SIZE} each way",
             )
         if len(self.sections) > MAX_SECTIONS:
-            raise PromptError(
-                PromptFault.INVALID, f"{len(self.sections)} sections, expected at most {MAX_SECTIONS}"
-            )
+            raise invalid(f"{len(self.sections)} sections, expected at most {MAX_SECTIONS}")
 
 
 def encode_prompt(prompt: Prompt) -> bytes:
@@ -129,13 +129,13 @@ def decode_prompt(data: bytes) -> Prompt:
             PromptFault.TRAILING_BYTES, f"prompt ends at byte {reader.position}, found {len(data)} bytes"
         )
     if flags != 0:
-        raise PromptError(PromptFault.INVALID, f"flags {flags:#04x}, expected 0")
+        raise invalid(f"flags {flags:#04x}, expected 0")
     return Prompt(generator_id, width, height, sections)
 
 
 def _check_size(size_bytes: int) -> None:
     if size_bytes > MAX_PROMPT_BYTES:
-        raise PromptError(PromptFault.INVALID, f"{size_bytes} bytes, expected at most {MAX_PROMPT_BYTES}")
+        raise invalid(f"{size_bytes} bytes, expected at most {MAX_PROMPT_BYTES}")
 
 
 class _ByteReader:
@@ -166,8 +166,8 @@ class _ByteReader:
             if encoded[-1] < 0x80:
                 break
         else:
-            raise PromptError(PromptFault.INVALID, f"section length is longer than {_MAX_LENGTH_BYTES} bytes")
+            raise invalid(f"section length is longer than {_MAX_LENGTH_BYTES} bytes")
         # One way to write each prompt: what decodes also encodes to the same bytes.
         if len(encoded) > 1 and encoded[-1] == 0:
-            raise PromptError(PromptFault.INVALID, "section length is not in its shortest form")
+            raise invalid("section length is not in its shortest form")
         return BitReader(bytes(encoded)).leb128()

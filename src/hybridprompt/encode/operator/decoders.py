@@ -15,7 +15,8 @@ from hybridprompt.decode.warnings import DecodeWarning
 from hybridprompt.errors import CodecError, ConfigError, GeneratorError
 from hybridprompt.generator.base import Planes
 from hybridprompt.generator.registry import GeneratorRegistry
-from hybridprompt.prompt.sections import GateMap, build_prompt
+from hybridprompt.prompt.gate import GateMap
+from hybridprompt.prompt.sections import build_prompt
 from hybridprompt.prompt.syntax import MAX_SIZE, MIN_SIZE, Prompt
 from hybridprompt.video.av1_encoder import CodedPacket
 
