@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridprompt.video.picture import BT601_525, BT601_625, Picture
+from hybridprompt.video.picture import Picture
 
 if TYPE_CHECKING:
     import torch
@@ -107,18 +107,9 @@ class LpipsJudge:
         """The picture as LPIPS takes it."""
         import torch.nn.functional as F
 
-        from hybridprompt.evaluate.colour import yuv420_to_rgb
+        from hybridprompt.evaluate.compare import picture_to_rgb
 
-        torch = self._torch
-        y = torch.from_numpy(np.array(picture.y))[None, None].float() / 255
-        uv = torch.from_numpy(np.stack([picture.u, picture.v]))[None].float() / 255
-        matrix = picture.color.resolved_matrix(picture.height)
-        rgb = yuv420_to_rgb(
-            y,
-            uv,
-            matrix="bt601" if matrix in (BT601_525, BT601_625) else "bt709",
-            full_range=picture.color.full_range,
-        )
+        rgb = picture_to_rgb(picture)
         if self._scale > 1:
             rgb = F.avg_pool2d(rgb, self._scale)
         height, width = rgb.shape[-2:]
