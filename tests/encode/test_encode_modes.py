@@ -318,13 +318,13 @@ def test_a_gop_is_encoded_anew_against_what_its_prompt_generates(
     source: Path, pictures: list[Picture], tmp_path: Path, monkeypatch
 ) -> None:
     variants: list[object] = []
-    real = pipeline.NalBaseEncoder.encode
+    real = nal_base.NalBaseEncoder.encode
 
     def noting(self, clip, crf, variant):
         variants.append(variant)
         return real(self, clip, crf, variant)
 
-    monkeypatch.setattr(pipeline.NalBaseEncoder, "encode", noting)
+    monkeypatch.setattr(nal_base.NalBaseEncoder, "encode", noting)
     monkeypatch.setattr(alternation, "serves_better", lambda result, other, worth: True)
     monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], alternations=2, still_offsets=(0.0,)))
     out = tmp_path / "out.mp4"
