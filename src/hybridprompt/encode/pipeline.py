@@ -76,7 +76,11 @@ def encode_file(
         chosen = generator or load_generator(settings.generator)
         total = source.frame_count or round((source.duration_seconds or 0) * float(source.average_rate))
         judging = helper.submit(make_judge, settings.effort.judge_scale)
-        encoder = VideoEncoder(source, settings, chosen, judging, ProgressMeter(progress, total), sound)
+
+        def encoder_of(source: VideoSource) -> VideoEncoder:
+            return VideoEncoder(source, settings, chosen, judging, ProgressMeter(progress, total), sound)
+
+        encoder = encoder_of(source)
         target = encoder.target()
         if settings.chooses_scale and isinstance(target, RateTarget) and not source.interlaced:
             scale = encoder.best_scale(target)
@@ -84,9 +88,7 @@ def encode_file(
                 source = VideoSource(input_path, size=scaled_size(*full_size, scale))
                 writer.sample_aspect_ratio = source.sample_aspect_ratio
                 notes.append(f"coded at {source.width}x{source.height}: nearer to the source at this rate")
-                encoder = VideoEncoder(
-                    source, settings, chosen, judging, ProgressMeter(progress, total), sound
-                )
+                encoder = encoder_of(source)
                 target = encoder.target()
         encoder.encode_all(target, spool)
         if not encoder.results:
@@ -94,14 +96,14 @@ def encode_file(
         encoder.correct(target, spool)
         of_keyframes = encoder.base.note(len(encoder.results))
         notes += [note for note in (target.note(), encoder.buffer_note(), of_keyframes) if note is not None]
-        encoder.meter.update("write", sum(spool.length(i) for i in encoder.results))
+        lengths = [spool.length(i) for i in sorted(encoder.results)]
+        encoder.meter.update("write", sum(lengths))
         duration_seconds = 0.0
         stored = encoder.base.start_file(writer)
         for packet in encoder.finished(spool):
             writer.write(replace(packet, data=stored(packet.data)))
             duration_seconds += float(packet.duration * source.time_base)
         writer.commit()
-        lengths = [spool.length(i) for i in sorted(encoder.results)]
     return _summary(encoder, lengths, duration_seconds, time.monotonic() - started, notes)
 
 
