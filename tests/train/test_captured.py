@@ -14,18 +14,21 @@ from hybridprompt.evaluate.weights import have_metric_weights  # noqa: E402
 if not have_metric_weights():
     pytest.skip("the weights of LPIPS and DISTS are not installed", allow_module_level=True)
 
-from train_media import tiny_config  # noqa: E402
+from train_media import TINY, tiny_config  # noqa: E402
 
 from hybridprompt.evaluate.colour import yuv420_to_rgb  # noqa: E402
 from hybridprompt.evaluate.loss import LossWeights  # noqa: E402
 from hybridprompt.evaluate.perceptual import Dists, Lpips  # noqa: E402
+from hybridprompt.generator.network import GeneratorNetwork  # noqa: E402
+from hybridprompt.train import captured as captured_module  # noqa: E402
+from hybridprompt.train import loop as loop_module  # noqa: E402
 from hybridprompt.train.adversarial import AdversarialSettings  # noqa: E402
-from hybridprompt.train.captured import DeviceLoss, Kind  # noqa: E402
+from hybridprompt.train.captured import DeviceLoss, Kind, with_generated_inputs  # noqa: E402
 from hybridprompt.train.config import Distillation  # noqa: E402
 from hybridprompt.train.loop import Trainer  # noqa: E402
 from hybridprompt.train.resident import ResidentSamples  # noqa: E402
 from hybridprompt.train.sample_files import crop_planes  # noqa: E402
-from hybridprompt.train.samples import SampleStore, seen_from  # noqa: E402
+from hybridprompt.train.samples import Batch, SampleStore, seen_from  # noqa: E402
 
 CPU = torch.device("cpu")
 LATE = LossWeights(dists=1.0, vgg_every=2, vgg_crops=1, vgg_size=48)
@@ -181,3 +184,43 @@ def test_share_of_generated_inputs_is_one(folder: Path, share: float) -> None:
 def test_distillation_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="captured"):
         tiny_config(folder, captured=True, distillation=Distillation(teacher=folder / "ema.pt"))
+
+
+@pytest.mark.parametrize("chosen", [[], [1], [2, 0]])
+def test_only_the_chosen_crops_are_generated_again(chosen: list[int]) -> None:
+    torch.manual_seed(4)
+    network = GeneratorNetwork(TINY)
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    planes = torch.rand(3, 1, 64, 64), torch.rand(3, 2, 32, 32)
+    batch = Batch(planes, planes, torch.full((3, 1, 1, 1), 0.6))
+    strengths = torch.full((len(chosen), 1, 1, 1), 0.5)
+    changed = with_generated_inputs(network, batch, torch.tensor(chosen, dtype=torch.long), strengths)
+    made = network(*planes, batch.quantiser)
+    for before, after, generated in zip(planes, changed.coded, made, strict=True):
+        for index in range(3):
+            wanted = (before[index] + generated[index]).div(2).clamp(0, 1).detach()
+            if index in chosen:
+                assert torch.allclose(after[index], wanted, atol=0.6 / 255)
+                assert not torch.equal(after[index], before[index])
+            else:
+                assert torch.equal(after[index], before[index])
+    assert changed.source is batch.source
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_the_crops_of_vgg_are_generated_no_more_often_than_others(
+    folder: Path, captured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(folder, "run", captured=captured, generated_inputs=0.5, batch=4, steps=40)
+    chosen: list[int] = []
+    module = captured_module if captured else loop_module
+
+    def recorded(network: object, batch: Batch, places: "torch.Tensor", strengths: "torch.Tensor") -> Batch:
+        chosen.extend(places.tolist())
+        return batch
+
+    monkeypatch.setattr(module, "with_generated_inputs", recorded)
+    Trainer(replace(config, loss=LossWeights(vgg=0))).run(lambda line: None)
+    counts = np.bincount(chosen, minlength=4)
+    assert counts.sum() == 80
+    assert counts.min() >= 10

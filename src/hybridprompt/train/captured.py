@@ -210,21 +210,25 @@ class DeviceLoss:
 
 
 @torch.no_grad()
-def with_generated_inputs(network: GeneratorNetwork, batch: Batch, strengths: torch.Tensor) -> Batch:
-    """Replace the first coded crops by what the network makes of them, at strengths (count, 1, 1, 1).
+def with_generated_inputs(
+    network: GeneratorNetwork, batch: Batch, chosen: torch.Tensor, strengths: torch.Tensor
+) -> Batch:
+    """Replace coded crops by what the network makes of them, at strengths (count, 1, 1, 1).
+
+    chosen: which of them, (count,) int64.  The terms of VGG16 look at the first crops of a batch only: so
+    that these have their share of such crops and no more, they are chosen anew for every step.
 
     An anchor inside a GOP is predicted from generated pictures: there the network must leave the detail
     that it meets alone, and not pile more upon it.
     """
-    count = len(strengths)
-    if count == 0:
+    if len(strengths) == 0:
         return batch
-    coded = batch.coded[0][:count], batch.coded[1][:count]
-    made = network(*coded, batch.quantiser[:count])
+    coded = batch.coded[0][chosen], batch.coded[1][chosen]
+    made = network(*coded, batch.quantiser[chosen])
     planes = []
     for whole, mine, generated in zip(batch.coded, coded, made, strict=True):
-        mixed = mine + strengths * (generated - mine)
-        planes.append(torch.cat([(mixed.clamp(0, 1) * 255).round() / 255, whole[count:]]))
+        mixed = (mine + strengths * (generated - mine)).clamp(0, 1)
+        planes.append(whole.index_copy(0, chosen, ((mixed * 255).round() / 255).to(whole.dtype)))
     return Batch((planes[0], planes[1]), batch.source, batch.quantiser)
 
 
@@ -260,6 +264,7 @@ class CapturedStep:
         self._drawn = torch.zeros(batch, DRAWN, dtype=torch.long, device=self.device)
         self._quantisers = torch.zeros(batch, 1, 1, 1, device=self.device)
         self._strengths = torch.zeros(generated, 1, 1, 1, device=self.device)
+        self._chosen = torch.zeros(generated, dtype=torch.long, device=self.device)
         self._renewed = torch.zeros((), device=self.device)
         """Share of the moving average that the next step replaces."""
         self._sums = {name: torch.zeros(2, device=self.device) for name in TERMS}
@@ -281,6 +286,8 @@ class CapturedStep:
         self._quantisers.copy_(quantisers, non_blocking=True)
         strengths = rng.random((len(self._strengths), 1, 1, 1), np.float32)
         self._strengths.copy_(torch.from_numpy(strengths), non_blocking=True)
+        chosen = rng.permutation(self.batch)[: len(self._chosen)]
+        self._chosen.copy_(torch.from_numpy(chosen), non_blocking=True)
         self._renewed.fill_(1 - decay)
         if stage is not None:
             stage.look(rng, self.loss.size)
@@ -308,7 +315,7 @@ class CapturedStep:
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16, cache_enabled=False
         ):
-            batch = with_generated_inputs(self.network, batch, self._strengths)
+            batch = with_generated_inputs(self.network, batch, self._chosen, self._strengths)
             made = self.learning(*batch.coded, batch.quantiser)
         generated = made[0].float(), made[1].float()
         total, terms = self.loss(generated, batch.source, kind)

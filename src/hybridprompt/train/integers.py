@@ -24,6 +24,11 @@ _LARGEST_WEIGHT: Final = 64
 _LEAST_STEP: Final = 1e-8
 
 
+def _as_if_not(values: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    """The rounded values, with gradients as if they were not; nothing is read back, as graphs need it."""
+    return values + (rounded - values).detach()
+
+
 def rounded_activations(x: torch.Tensor) -> torch.Tensor:
     """Values in steps of 1/255 of their range, which has 0 in it; any shape.
 
@@ -33,16 +38,16 @@ def rounded_activations(x: torch.Tensor) -> torch.Tensor:
     low, high = torch.aminmax(values.detach())
     low, high = low.clamp_max(0), high.clamp_min(0)
     step = ((high - low) / _LARGEST_ACTIVATION).clamp_min(_LEAST_STEP)
-    zero = (-low / step).round().int()
-    return torch.fake_quantize_per_tensor_affine(values, step, zero, 0, _LARGEST_ACTIVATION).to(x.dtype)
+    zero = (-low / step).round()
+    rounded = ((values / step).round() + zero).clamp(0, _LARGEST_ACTIVATION) - zero
+    return _as_if_not(values, rounded * step).to(x.dtype)
 
 
 def rounded_weights(weight: torch.Tensor) -> torch.Tensor:
     """Weights (out, ...) in steps of 1/64 of the largest magnitude of their output channel."""
-    largest = weight.detach().abs().flatten(1).amax(1)
+    largest = weight.detach().abs().flatten(1).amax(1).view(-1, *[1] * (weight.dim() - 1))
     step = (largest / _LARGEST_WEIGHT).clamp_min(_LEAST_STEP)
-    zeros = torch.zeros_like(step, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, step, zeros, 0, -_LARGEST_WEIGHT, _LARGEST_WEIGHT)
+    return _as_if_not(weight, (weight / step).round().clamp(-_LARGEST_WEIGHT, _LARGEST_WEIGHT) * step)
 
 
 class InIntegers:

@@ -224,8 +224,9 @@ class Trainer:
             group["lr"] = learning_rate(config, step, self.spent)
         shape = (self._generated, 1, 1, 1)
         strengths = torch.rand(shape, generator=self.torch_rng).to(self.device)
+        chosen = torch.randperm(config.batch, generator=self.torch_rng)[: self._generated].to(self.device)
         with self._autocast():
-            batch = with_generated_inputs(self.network, batch, strengths)
+            batch = with_generated_inputs(self.network, batch, chosen, strengths)
             made = self.learning(*batch.coded, batch.quantiser)
         generated = made[0].float(), made[1].float()
         terms = loss(generated, batch.source, step)
