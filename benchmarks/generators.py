@@ -1,7 +1,8 @@
 """Quality against cost of generators: held-out coded pictures, and time for one 1080p picture.
 
     python benchmarks/generators.py FILE.onnx [FILE.onnx ...] --corpus runs/corpus [--pictures 24]
-        [--key FINEST COARSEST] [--inter FINEST COARSEST] [--gated] [--whole] [--csv FILE]
+        [--key FINEST COARSEST] [--inter FINEST COARSEST] [--from base|generated] [--gated] [--whole]
+        [--csv FILE]
 
 The pictures are the held-out ones, evenly chosen, generated at full strength; LPIPS-Alex and PSNR-Y are
 of whole pictures, LPIPS-VGG and DISTS of their central 256 pixels, or with --whole of whole ones, too.  The
@@ -9,6 +10,9 @@ generators take turns at the time.
 
 --key and --inter leave out keyframes, and other pictures, whose base_q_idx is outside: streams of 100 to 400
 kbit/s have 110 to 200, and 135 to 235.
+
+--from generated takes only pictures that were predicted from a generated keyframe, a corpus's third of a
+piece; --from base only the others, in which nothing was generated yet.
 
 With --gated every block of 64 has the one of several strengths, 0 to 2, that brings it nearest in LPIPS-Alex,
 which is nearer to how an encoder uses a generator: one that dares too little is not at a disadvantage.
@@ -47,6 +51,9 @@ from hybridprompt.video.picture import Picture
 METRICS = ("LPIPS-Alex", "LPIPS-VGG", "DISTS", "PSNR-Y")
 BLOCK = 64
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
+PREDICTED_FROM_GENERATED = "-2.npz"
+"""How the names of such samples end; see `hybridprompt.train.corpus`."""
+ORIGINS = ("base", "generated")
 COLUMNS = ("generator", "GMAC", "bytes", "seconds", *METRICS)
 
 
@@ -196,6 +203,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     for name in ("--key", "--inter"):
         parser.add_argument(name, type=int, nargs=2, default=(0, 255), metavar=("FINEST", "COARSEST"))
+    parser.add_argument(
+        "--from", dest="origin", choices=ORIGINS, help="what the pictures were predicted from"
+    )
     parser.add_argument("--gated", action="store_true", help="every block has its nearest strength")
     parser.add_argument("--whole", action="store_true", help="all metrics of whole pictures")
     parser.add_argument("--csv", type=Path, help="write the numbers there, too")
@@ -208,6 +218,7 @@ def main() -> None:
         sample
         for sample in SampleStore(folder).samples
         if limits[sample.is_key][0] <= sample.base_q_idx <= limits[sample.is_key][1]
+        and arguments.origin in (None, ORIGINS[sample.name.endswith(PREDICTED_FROM_GENERATED)])
     ]
     samples = [within[i] for i in sample_frames(len(within), min(arguments.pictures, len(within)))]
     base, *found = qualities(generators, samples, gated=arguments.gated, whole=arguments.whole)
@@ -215,7 +226,15 @@ def main() -> None:
         Result(path.stem, gmac_of(path), path.stat().st_size, cost, metrics)
         for path, cost, metrics in zip(arguments.files, seconds, found, strict=True)
     ]
-    how = (", gated" if arguments.gated else "") + (", whole" if arguments.whole else "")
+    how = "".join(
+        f", {what}"
+        for what, asked in (
+            (f"from {arguments.origin}", arguments.origin is not None),
+            ("gated", arguments.gated),
+            ("whole", arguments.whole),
+        )
+        if asked
+    )
     table = Table(
         title=f"{len(samples)} held-out pictures{how}; seconds of one 1080p picture, "
         f"{arguments.threads} threads"

@@ -53,7 +53,7 @@ from hybridprompt.encode.worth import WORTH_OF_BYTES
 from hybridprompt.evaluate.colour import yuv420_to_rgb
 from hybridprompt.evaluate.compare import psnr_y
 from hybridprompt.evaluate.loss import GeneratorLoss, LossWeights
-from hybridprompt.evaluate.perceptual import Dists, Lpips
+from hybridprompt.evaluate.perceptual import Dists, Lpips, quick_dtype
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry, load_shipped
@@ -138,8 +138,9 @@ class Meter:
         self.few = frames[1::2][:2]
         self._pictures = pictures
         self._judge = LpipsJudge()
-        self._vgg = Lpips("vgg", dtype=torch.bfloat16)
-        self._dists = Dists(dtype=torch.bfloat16)
+        quick = quick_dtype(torch.device("cpu"))
+        self._vgg = Lpips("vgg", dtype=quick)
+        self._dists = Dists(dtype=quick)
         self._references = {f: self._judge.prepare(pictures[f]) for f in frames}
 
     def alex(self, frame: int, planes: Planes) -> float:

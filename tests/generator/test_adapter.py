@@ -107,7 +107,8 @@ def test_half_floats_are_adapted_too(float_file: Path) -> None:
 def test_integers_compute_nearly_what_torch_does(size: str, seed: int) -> None:
     """They are as far as rounding takes them, and further with any part of the adapter left out."""
     weights = shipped(size)
-    values = an_adapter(weights, seed)
+    # Strong enough to stand out from rounding, and not so strong that values leave the ranges of the file.
+    values = an_adapter(weights, seed, spread=1.0 if size == "small" else 1.5)
     plain, wanted = OnnxGenerator(weights), expected(weights, values)
 
     def error(adapter: np.ndarray) -> float:
@@ -122,7 +123,7 @@ def test_integers_compute_nearly_what_torch_does(size: str, seed: int) -> None:
     without_last[at - 2 * channels :] = 0
     mine = error(values)
     for other in (without_gains, without_offsets, without_last):
-        assert mine < 0.8 * error(other)
+        assert mine < 0.75 * error(other)
     # Rounding alone, without an adapter, is as far from torch.
     nothing = np.zeros_like(values)
     assert mine < 2 * np.abs(generated(plain) - expected(weights, nothing)).mean()

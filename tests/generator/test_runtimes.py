@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from onnx.reference import ReferenceEvaluator  # noqa: E402
+from onnx.reference.ops.op_conv import Conv  # noqa: E402
 
 from hybridprompt.generator.network import GeneratorNetwork, count_gmac  # noqa: E402
 from hybridprompt.generator.onnx_generator import OnnxGenerator  # noqa: E402
@@ -50,12 +51,29 @@ def in_onnx_runtime(weights: bytes) -> list[np.ndarray]:
     return [plane.astype(int) for plane in made]
 
 
+class ExactConv(Conv):
+    """Its convolution with sums in float64: in float32, a large network's would depend on their order.
+
+    That order differs between processors, and ONNX Runtime's sums of integers are exact.
+    """
+
+    op_domain = ""
+
+    def _run(self, x, w, b, **attributes):  # type: ignore[no-untyped-def]
+        (sums,) = super()._run(*(array.astype(np.float64) for array in (x, w, b)), **attributes)
+        return (sums.astype(np.float32),)
+
+
+# By its name the evaluator finds what it is in place of.
+ExactConv.__name__ = "Conv"
+
+
 def in_reference(weights: bytes) -> list[np.ndarray]:
     """onnx's own evaluator: NumPy, written by others than ONNX Runtime, from the operators' definitions."""
     model = onnx.load_model_from_string(weights)
     # It has the integers' operators from this version on; what they do has not changed since 17.
     model.opset_import[0].version = 21
-    outputs = ReferenceEvaluator(model).run(["y_out", "u_out", "v_out"], feeds())
+    outputs = ReferenceEvaluator(model, new_ops=[ExactConv]).run(["y_out", "u_out", "v_out"], feeds())
     return [plane[0, 0].astype(int) for plane in outputs]
 
 
@@ -97,7 +115,7 @@ def test_reference_agrees_with_onnx_runtime_in_integers(size: str) -> None:
     for plane, wanted in zip(in_onnx_runtime(weights), in_reference(weights), strict=True):
         difference = np.abs(plane - wanted)
         assert difference.max() <= 1
-        assert (difference > 0).mean() < 0.02
+        assert (difference > 0).mean() < 0.015
 
 
 @sizes

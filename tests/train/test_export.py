@@ -119,3 +119,31 @@ def test_training_cannot_go_on_from_other_files(folder: Path, tmp_path: Path, ki
         path.write_bytes(bytes(range(256)))
     with pytest.raises(ConfigError, match="cannot be continued from"):
         Trainer(tiny_config(tmp_path, start_from=path))
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+def test_what_is_added_is_as_strong_as_asked(folder: Path, tmp_path: Path, kind: str) -> None:
+    calls = {
+        "float32": export,
+        "float16": export_float16,
+        "int8": lambda *args, **options: export_int8(*args, folder / "corpus", **options),
+    }
+    planes = coded_planes(even_samples(folder / "corpus" / "validation", 1)[0])
+    added = []
+    for strength in (1.0, 0.5):
+        file = tmp_path / f"{strength}.onnx"
+        calls[kind](folder / "ema.pt", file, strength=strength)
+        gate = np.ones((2, 2), np.float32)
+        made = load_file(file).generate(planes, quantiser=100, strengths=gate, block_size=64)
+        added.append(made[0].astype(float) - planes[0])
+    inside = (np.abs(planes[0].astype(int) - 128) < 90) & (np.abs(added[0]) < 35)
+    assert inside.mean() > 0.3
+    assert np.abs(added[0][inside]).mean() > 1
+    assert np.abs(added[1][inside] - 0.5 * added[0][inside]).mean() < 0.8
+
+
+@pytest.mark.parametrize("strength", [0.0, -1.0, 2.1, float("nan")])
+def test_strengths_that_are_none_are_refused(folder: Path, tmp_path: Path, strength: float) -> None:
+    with pytest.raises(GeneratorError, match="strength"):
+        export(folder / "ema.pt", tmp_path / "out.onnx", strength=strength)
+    assert not (tmp_path / "out.onnx").exists()

@@ -119,6 +119,7 @@ def export(
         typer.Option(metavar="CORPUS", help="Compute in 8-bit integers, with ranges from this corpus."),
     ] = None,
     float16: Annotated[bool, typer.Option("--float16", help="Compute in 16-bit floats.")] = False,
+    strength: Annotated[float, typer.Option(help="Factor of what it adds to a picture, up to 2.")] = 1.0,
 ) -> None:
     """Export a generator to ONNX; refused unless it computes what torch does."""
     _need("train", "torch")
@@ -128,16 +129,16 @@ def export(
     if float16:
         if int8 is not None:
             raise ConfigError("--int8 and --float16: expected one of them")
-        result = export_float16(weights, output)
+        result = export_float16(weights, output, strength=strength)
         report(
             f"{output}: generator {describe(output)}; 16-bit floats and torch at most {result.largest} "
             f"level apart, {result.differing} of {result.samples} samples differ"
         )
         return
     if int8 is None:
-        result, fidelity = export_file(weights, output), None
+        result, fidelity = export_file(weights, output, strength=strength), None
     else:
-        result, fidelity = export_int8(weights, output, int8)
+        result, fidelity = export_int8(weights, output, int8, strength=strength)
     report(
         f"{output}: generator {describe(output)}; float32 and torch at most {result.largest} level apart, "
         f"{result.differing} of {result.samples} samples differ"

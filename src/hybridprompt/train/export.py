@@ -162,12 +162,20 @@ def _tell_geometry(model: onnx.ModelProto, config: NetworkConfig) -> None:
         helper.set_model_props(model, {GRID_KEY: str(config.grid), MARGIN_KEY: str(config.margin)})
 
 
-def load_weights(path: Path) -> GeneratorNetwork:
-    """Load a network from a run's ``ema.pt``.  Raises GeneratorError."""
+def load_weights(path: Path, *, strength: float = 1.0) -> GeneratorNetwork:
+    """Load a network from a run's ``ema.pt``; what it adds to a picture is multiplied by ``strength``.
+
+    Raises GeneratorError.
+    """
+    if not 0 < strength <= _LARGEST_STRENGTH:
+        raise GeneratorError(f"strength = {strength}: expected above 0, to {_LARGEST_STRENGTH}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network = GeneratorNetwork(NetworkConfig(**state["config"]))
         network.load_state_dict(state["network"])
+        with torch.no_grad():
+            for parameter in network.head.parameters():
+                parameter.mul_(strength)
     except (OSError, EOFError, UnpicklingError, LookupError, TypeError, RuntimeError, ValueError) as error:
         raise GeneratorError(f"{path}: not the weights of a generator: {error}") from error
     return network.eval()
@@ -211,6 +219,7 @@ _CALIBRATION_SIDE = 384
 _CALIBRATION_PERCENTILE = 99.999
 """Of the values that a range holds: those beyond are so rare that steps that are finer for all others win."""
 
+_LARGEST_STRENGTH = 2.0
 _LARGEST_FLOAT16_LEVELS = 2
 _LARGEST_RMS = 0.5
 """Of 8-bit integers against float32, in levels."""
@@ -308,25 +317,25 @@ def _write(output: Path, data: bytes) -> None:
     os.replace(temporary, output)
 
 
-def export(weights: Path, output: Path) -> Equivalence:
+def export(weights: Path, output: Path, *, strength: float = 1.0) -> Equivalence:
     """Export ``ema.pt`` to ONNX; the file is written only when both runtimes agree to one level.
 
-    Raises GeneratorError.
+    strength: as in `load_weights`.  Raises GeneratorError.
     """
-    network = load_weights(weights)
+    network = load_weights(weights, strength=strength)
     data = _build(network).SerializeToString()
     result = _checked(network, data, output)
     _write(output, data)
     return result
 
 
-def export_float16(weights: Path, output: Path) -> Equivalence:
+def export_float16(weights: Path, output: Path, *, strength: float = 1.0) -> Equivalence:
     """Export ``ema.pt`` to ONNX whose network computes in 16-bit floats, in half the bytes.
 
     Returns how far it is from torch in float32; the file is written only when that is at most two levels.
     Raises GeneratorError.
     """
-    network = load_weights(weights)
+    network = load_weights(weights, strength=strength)
     data = _build(network, half=True).SerializeToString()
     result = check_equivalence(network, OnnxGenerator(data, name=output.stem))
     if result.largest > _LARGEST_FLOAT16_LEVELS:
@@ -335,13 +344,15 @@ def export_float16(weights: Path, output: Path) -> Equivalence:
     return result
 
 
-def export_int8(weights: Path, output: Path, corpus: Path) -> tuple[Equivalence, Fidelity]:
+def export_int8(
+    weights: Path, output: Path, corpus: Path, *, strength: float = 1.0
+) -> tuple[Equivalence, Fidelity]:
     """Export ``ema.pt`` to ONNX in 8-bit integers, their ranges taken from the corpus's training pictures.
 
     Returns how torch and float32 ONNX agree, and how 8-bit integers and float32 do on held-out pictures;
     the file is written only when both are close.  Raises GeneratorError, and ConfigError for the corpus.
     """
-    network = load_weights(weights)
+    network = load_weights(weights, strength=strength)
     model = _build(network)
     data = model.SerializeToString()
     equivalence = _checked(network, data, output)
