@@ -22,6 +22,8 @@ from hybridprompt.train.corpus import (
     plan_photos,
     render_photo,
 )
+from hybridprompt.train.streams import load_stream, save_stream
+from hybridprompt.video.av1_encoder import CodedPacket
 
 
 def write_photo(path: Path, width: int = 220, height: int = 150, seed: int = 0) -> Path:
@@ -99,8 +101,8 @@ def test_held_out_pieces_are_made_first(tmp_path: Path, monkeypatch: pytest.Monk
             return self
 
         def __exit__(self, *error: object) -> None: ...
-        def imap_unordered(self, work: object, jobs: list[tuple[Piece, str]]) -> list[None]:
-            order.extend(piece for piece, _ in jobs)
+        def imap_unordered(self, work: object, jobs: list[tuple[Piece, str, None]]) -> list[None]:
+            order.extend(piece for piece, *_ in jobs)
             return []
 
     monkeypatch.setattr(corpus.multiprocessing, "get_context", lambda kind: SimpleNamespace(Pool=Pool))
@@ -130,6 +132,90 @@ def test_with_a_generator_the_last_picture_comes_predicted_from_a_generated_one_
         assert all(np.array_equal(a[name], b[name]) for name in a)
     assert {name for name in last if not np.array_equal(last[name], base[name])} == {"coded"}
     assert 0.05 < np.abs(last["coded"].astype(int) - base["coded"]).mean() < 5
+
+
+@pytest.mark.parametrize("name", ["a.png", "clip.mp4"])
+def test_kept_streams_make_the_same_samples_without_coding(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    start = 7 if name == "clip.mp4" else None
+    piece = Piece(path=folder / name, seed=5, crf=60, preset=12, split="train", start_frame=start)
+    piece = replace(piece, generator=Path("small"))
+    wanted = list(make_piece(piece))
+    for first, second in zip(wanted, make_piece(piece, tmp_path), strict=True):
+        assert all(np.array_equal(first[key], second[key]) for key in first)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{piece.coded_name}.npz"]
+
+    def refused(*_: object) -> None:
+        raise AssertionError("coded again")
+
+    monkeypatch.setattr(corpus, "_encode", refused)
+    for first, second in zip(wanted, make_piece(piece, tmp_path), strict=True):
+        assert all(np.array_equal(first[key], second[key]) for key in first)
+    # Whichever generator the third sample is by, the stream is the same.
+    assert len(list(make_piece(replace(piece, generator=None), tmp_path))) == 2
+
+
+def test_a_stream_of_something_else_is_told(folder: Path, tmp_path: Path) -> None:
+    small = Piece(path=folder / "a.png", seed=5, crf=60, preset=12, split="train")
+    other = replace(small, path=folder / "b.JPG")
+    list(make_piece(small, tmp_path))
+    (tmp_path / f"{small.coded_name}.npz").rename(tmp_path / f"{other.coded_name}.npz")
+    with pytest.raises(MediaError, match=r"is not the stream of b\.JPG"):
+        list(make_piece(other, tmp_path))
+    errors = make_corpus([other], tmp_path / "out", workers=1, streams=tmp_path)
+    assert len(errors) == 1
+    assert "b.JPG" in errors[0]
+
+
+def test_streams_are_read_as_they_were_written(tmp_path: Path) -> None:
+    packets = [CodedPacket(bytes([i] * (i + 1)), 3 * i, 3 * i, 1, i == 0) for i in range(5)]
+    save_stream(tmp_path / "a.npz", packets)
+    assert load_stream(tmp_path / "a.npz") == packets
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def _arrays(**changes: np.ndarray) -> dict[str, np.ndarray]:
+    good = {"data": np.zeros(6, np.uint8), "sizes": np.array([2, 4]), "times": np.array([0, 1])}
+    return good | changes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sizes": np.array([2, 5])},
+        {"sizes": np.array([0, 6])},
+        {"sizes": np.array([-1, 7])},
+        {"sizes": np.array([2**63 - 2, -(2**63) + 8])},
+        {"sizes": np.array([6])},
+        {"sizes": np.array([2.0, 4.0])},
+        {"sizes": np.zeros(0, np.int64), "times": np.zeros(0, np.int64), "data": np.zeros(0, np.uint8)},
+        {"data": np.zeros((2, 3), np.uint8)},
+        {"data": np.array([None], object)},
+        {"times": np.array([[0, 1]])},
+    ],
+)
+def test_broken_streams_are_told(tmp_path: Path, changes: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "broken.npz"
+    np.savez(path, **_arrays())
+    load_stream(path)
+    np.savez(path, allow_pickle=True, **_arrays(**changes))
+    with pytest.raises(ConfigError, match=r"broken\.npz: not a kept stream"):
+        load_stream(path)
+
+
+def test_files_that_are_no_streams_are_told(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "compressed.npz", **_arrays())
+    np.savez(tmp_path / "lacking.npz", data=np.zeros(3, np.uint8))
+    np.save(tmp_path / "array.npz", np.zeros(3))
+    (tmp_path / "array.npz.npy").rename(tmp_path / "array.npz")
+    (tmp_path / "text.npz").write_text("no")
+    (tmp_path / "empty.npz").touch()
+    with (tmp_path / "huge.npz").open("wb") as file:
+        file.truncate(65 << 20)
+    for path in [*tmp_path.iterdir(), tmp_path / "missing.npz"]:
+        with pytest.raises(ConfigError, match="not a kept stream"):
+            load_stream(path)
 
 
 def test_keyframe_is_coded_finer_than_the_base_of_the_mini_gop(folder: Path) -> None:

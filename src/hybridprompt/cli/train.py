@@ -40,6 +40,12 @@ def corpus(
             help="Also keep pictures predicted from this one's: small, medium, large, or an ONNX file.",
         ),
     ] = None,
+    streams: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Keep coded streams there; those that are there are not coded again."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all random choices.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 2,
 ) -> None:
@@ -57,7 +63,7 @@ def corpus(
             folder, repeats=repeats, crf_range=crf, preset=preset, seed=seed + 100 + index, holdout=holdout
         )
     pieces = [replace(piece, generator=generator) for piece in pieces]
-    errors = make_corpus(pieces, output, workers=workers, seed=seed)
+    errors = make_corpus(pieces, output, workers=workers, seed=seed, streams=streams)
     report(f"{len(pieces) - len(errors)} pieces in {output}, {len(errors)} skipped")
 
 

@@ -8,6 +8,8 @@ and temporal filtering changes them.  Clips are cut into pieces and coded the sa
 An anchor inside a GOP is predicted from generated pictures, so its base picture has some of their detail.
 With a generator given, the base picture is kept a second time, decoded after the keyframe was generated.
 
+Coded streams can be kept: see `streams`.
+
 A sample is one ``.npz`` file: ``source`` and ``coded``, (3H/2, W) uint8 planes as PyAV's ``yuv420p`` arrays,
 and ``base_q_idx``, ``is_key``.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -32,6 +34,7 @@ from hybridprompt.errors import ConfigError, HybridPromptError, MediaError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import load_chosen
 from hybridprompt.train.sample_files import save_sample, stack_planes
+from hybridprompt.train.streams import load_stream, save_stream
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import LAMBDAS, Av1Settings, CodedPacket, encode_gop
 from hybridprompt.video.files import open_input, reason
@@ -47,6 +50,10 @@ DEFAULT_TUNE = 0
 
 _RATE = Fraction(30)
 _STRENGTHS = 0.5, 2.0
+_KEPT = 0, FRAMES - 1
+"""Of the pictures of a piece, those that become samples."""
+
+_Frames = Sequence[int]
 
 _KEY_LAMBDA = 0.5
 """As `hybridprompt encode` has it, or tries it first."""
@@ -75,18 +82,24 @@ class Piece:
 
     @property
     def name(self) -> str:
+        return self._digest("" if self.generator is None else f":{self.generator.name}")
+
+    @property
+    def coded_name(self) -> str:
+        """What its stream is kept by, which no generator has a part in."""
+        return self._digest("")
+
+    def _digest(self, more: str) -> str:
         key = f"{self.path.name}:{self.seed}:{self.crf}:{self.preset}:{self.tune}:{self.start_frame}"
-        if self.generator is not None:
-            key += f":{self.generator.name}"
-        return hashlib.sha256(key.encode()).hexdigest()[:20]
+        return hashlib.sha256((key + more).encode()).hexdigest()[:20]
 
 
 def _even(value: float) -> int:
     return max(int(value) // 8 * 8, _MIN_SIDE)
 
 
-def render_photo(path: Path, rng: np.random.Generator) -> list[np.ndarray]:
-    """Render a pan-and-zoom video of a photo as FRAMES RGB pictures (H, W, 3) uint8."""
+def render_photo(path: Path, rng: np.random.Generator, frames: _Frames = range(FRAMES)) -> list[np.ndarray]:
+    """Render ``frames`` of a pan-and-zoom video of a photo as RGB pictures (H, W, 3) uint8."""
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     # Downscaling hides the photo's own coding artefacts.
@@ -99,7 +112,7 @@ def render_photo(path: Path, rng: np.random.Generator) -> list[np.ndarray]:
     zoom_rate = 0.0 if still else rng.uniform(-0.0015, 0.0015)
     x0, y0 = rng.uniform(0, width - out_w), rng.uniform(0, height - out_h)
     pictures = []
-    for index in range(FRAMES):
+    for index in frames:
         zoom = 1 + zoom_rate * index
         x = min(max(x0 + speed[0] * index, 0), max(width - out_w * zoom, 0))
         y = min(max(y0 + speed[1] * index, 0), max(height - out_h * zoom, 0))
@@ -116,33 +129,33 @@ def _picture(array: np.ndarray, index: int) -> Picture:
     return picture_from_frame(frame)
 
 
-def _photo_arrays(piece: Piece) -> list[np.ndarray]:
+def _photo_arrays(piece: Piece, frames: _Frames) -> dict[int, np.ndarray]:
     rng = np.random.default_rng(piece.seed)
-    arrays = []
-    for picture in render_photo(piece.path, rng):
+    arrays = {}
+    for index, picture in zip(frames, render_photo(piece.path, rng, frames), strict=True):
         frame = av.VideoFrame.from_ndarray(picture, "rgb24")
-        arrays.append(frame.reformat(format="yuv420p", dst_colorspace="ITU709").to_ndarray())
+        arrays[index] = frame.reformat(format="yuv420p", dst_colorspace="ITU709").to_ndarray()
     return arrays
 
 
-def _clip_arrays(piece: Piece) -> list[np.ndarray]:
+def _clip_arrays(piece: Piece, frames: _Frames) -> dict[int, np.ndarray]:
     assert piece.start_frame is not None
-    arrays: list[np.ndarray] = []
+    arrays: dict[int, np.ndarray] = {}
     with av.open(str(piece.path)) as container:
-        for index, frame in enumerate(container.decode(video=0)):
-            if index >= piece.start_frame:
+        for index, frame in enumerate(container.decode(video=0), -piece.start_frame):
+            if index in frames:
                 width, height = frame.width // 8 * 8, frame.height // 8 * 8
                 if min(width, height) < _MIN_SIDE:
                     raise MediaError(f"pictures of {frame.width}x{frame.height} are too small to learn from")
                 y, u, v = picture_from_frame(frame, copy=False).planes
                 u, v = (c[: height // 2, : width // 2] for c in (u, v))
-                arrays.append(stack_planes(y[:height, :width], u, v))
-            if len(arrays) == FRAMES:
+                arrays[index] = stack_planes(y[:height, :width], u, v)
+            if index == FRAMES - 1:
                 break
     return arrays
 
 
-def _encode(arrays: Sequence[np.ndarray], piece: Piece) -> list[CodedPacket]:
+def _encode(arrays: Mapping[int, np.ndarray], piece: Piece) -> list[CodedPacket]:
     settings = Av1Settings(
         width=arrays[0].shape[1],
         height=arrays[0].shape[0] * 2 // 3,
@@ -153,7 +166,7 @@ def _encode(arrays: Sequence[np.ndarray], piece: Piece) -> list[CodedPacket]:
         picture_lambdas=replace(LAMBDAS, key=_KEY_LAMBDA),
         extra=(("tune", str(piece.tune)),),
     )
-    return encode_gop((_picture(array, index) for index, array in enumerate(arrays)), settings)
+    return encode_gop((_picture(array, index) for index, array in arrays.items()), settings)
 
 
 def _decode(
@@ -176,12 +189,23 @@ def _generator(choice: Path) -> Generator:
     return load_chosen(choice)
 
 
-def make_piece(piece: Piece) -> Iterator[dict[str, np.ndarray]]:
-    """Code one piece and yield its samples.  Raises what the encoder, the decoder and the generator raise."""
-    arrays = _photo_arrays(piece) if piece.start_frame is None else _clip_arrays(piece)
-    if len(arrays) < FRAMES:
+def make_piece(piece: Piece, streams: Path | None = None) -> Iterator[dict[str, np.ndarray]]:
+    """Code one piece and yield its samples.
+
+    streams: a folder where its stream is kept; one that is there already is not coded again.  Raises what
+    the encoder, the decoder and the generator raise, ConfigError for a broken stream, and MediaError for
+    one that is not of this piece.
+    """
+    kept = streams / f"{piece.coded_name}.npz" if streams is not None else None
+    packets = load_stream(kept) if kept is not None and kept.exists() else None
+    frames = range(FRAMES) if packets is None else _KEPT
+    arrays = (_photo_arrays if piece.start_frame is None else _clip_arrays)(piece, frames)
+    if len(arrays) < len(frames):
         return
-    packets = _encode(arrays, piece)
+    if packets is None:
+        packets = _encode(arrays, piece)
+        if kept is not None:
+            save_stream(kept, packets)
     tracker = HeaderTracker()
     quantisers = {}
     for packet in packets:
@@ -197,6 +221,10 @@ def make_piece(piece: Piece) -> Iterator[dict[str, np.ndarray]]:
         }
 
     decoded = _decode(packets)
+    if any(index not in quantisers or index not in decoded for index in _KEPT) or any(
+        decoded[index].shape != arrays[index].shape for index in _KEPT
+    ):
+        raise MediaError(f"{kept}: is not the stream of {piece.path.name}")
     yield sample(0, decoded[0])
     yield sample(FRAMES - 1, decoded[FRAMES - 1])
     if piece.generator is None:
@@ -211,14 +239,14 @@ def make_piece(piece: Piece) -> Iterator[dict[str, np.ndarray]]:
     yield sample(FRAMES - 1, _decode(packets, generate)[FRAMES - 1])
 
 
-def _work(job: tuple[Piece, str]) -> str | None:
-    piece, folder = job
+def _work(job: tuple[Piece, str, Path | None]) -> str | None:
+    piece, folder, streams = job
     out = Path(folder) / piece.split
     out.mkdir(parents=True, exist_ok=True)
     if (out / f"{piece.name}-0.npz").exists():
         return None
     try:
-        for index, sample in enumerate(make_piece(piece)):
+        for index, sample in enumerate(make_piece(piece, streams)):
             save_sample(out / f"{piece.name}-{index}.npz", sample)
     except (HybridPromptError, av.FFmpegError, OSError, ValueError, KeyError) as error:
         return f"{piece.path.name}: {error}"
@@ -284,13 +312,17 @@ def _clip_length(path: Path) -> int:
             raise MediaError(f"{path}: {reason(error)}") from error
 
 
-def make_corpus(pieces: Iterable[Piece], folder: Path, *, workers: int, seed: int = 0) -> list[str]:
+def make_corpus(
+    pieces: Iterable[Piece], folder: Path, *, workers: int, seed: int = 0, streams: Path | None = None
+) -> list[str]:
     """Code all pieces into ``folder``; existing samples are kept.  Returns the errors, one line each.
 
-    The held-out pieces come first, so that a run which trains while the corpus grows is always validated on
-    the same pictures.
+    streams: as in `make_piece`.  The held-out pieces come first, so that a run which trains while the corpus
+    grows is always validated on the same pictures.
     """
-    jobs = [(piece, str(folder)) for piece in pieces]
+    if streams is not None:
+        streams.mkdir(parents=True, exist_ok=True)
+    jobs = [(piece, str(folder), streams) for piece in pieces]
     np.random.default_rng(seed).shuffle(jobs)
     jobs.sort(key=lambda job: job[0].split != "validation")
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
