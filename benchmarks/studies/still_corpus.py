@@ -28,7 +28,7 @@ from hybridprompt.encode.still_encoder import encode_still
 from hybridprompt.errors import HybridPromptError
 from hybridprompt.prompt.sections import Still
 from hybridprompt.train.corpus import CLIP_SUFFIXES, IMAGE_SUFFIXES
-from hybridprompt.train.sample_files import save_sample, stack_planes
+from hybridprompt.train.sample_files import save_arrays, stack_planes
 from hybridprompt.video.picture import Picture, picture_from_frame
 from hybridprompt.video.scaling import scaled, scaled_size
 from hybridprompt.video.source import VideoSource
@@ -155,7 +155,7 @@ def main() -> None:
             print(f"skipped {task.path.name}: {error}")
             continue
         if arrays is not None:
-            save_sample(path, arrays)
+            save_arrays(path, arrays)
 
 
 if __name__ == "__main__":

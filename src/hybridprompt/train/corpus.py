@@ -33,7 +33,7 @@ from hybridprompt.bitstream.obu import HeaderTracker
 from hybridprompt.errors import ConfigError, HybridPromptError, MediaError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import load_chosen
-from hybridprompt.train.sample_files import save_sample, stack_planes
+from hybridprompt.train.sample_files import save_arrays, stack_planes
 from hybridprompt.train.streams import load_stream, save_stream
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import LAMBDAS, Av1Settings, CodedPacket, encode_gop
@@ -179,7 +179,7 @@ def _decode(
             for frame in decoder.decode(packet.data, packet.pts):
                 if index == 0 and generate is not None:
                     frame.overwrite(*generate(frame.picture.planes))
-                if frame.pts in (0, FRAMES - 1):
+                if frame.pts in _KEPT:
                     decoded[frame.pts] = stack_planes(*frame.picture.planes)
     return decoded
 
@@ -221,8 +221,9 @@ def make_piece(piece: Piece, streams: Path | None = None) -> Iterator[dict[str, 
         }
 
     decoded = _decode(packets)
-    if any(index not in quantisers or index not in decoded for index in _KEPT) or any(
-        decoded[index].shape != arrays[index].shape for index in _KEPT
+    if not all(
+        index in quantisers and index in decoded and decoded[index].shape == arrays[index].shape
+        for index in _KEPT
     ):
         raise MediaError(f"{kept}: is not the stream of {piece.path.name}")
     yield sample(0, decoded[0])
@@ -247,7 +248,7 @@ def _work(job: tuple[Piece, str, Path | None]) -> str | None:
         return None
     try:
         for index, sample in enumerate(make_piece(piece, streams)):
-            save_sample(out / f"{piece.name}-{index}.npz", sample)
+            save_arrays(out / f"{piece.name}-{index}.npz", sample)
     except (HybridPromptError, av.FFmpegError, OSError, ValueError, KeyError) as error:
         return f"{piece.path.name}: {error}"
     return None

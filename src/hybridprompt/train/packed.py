@@ -28,7 +28,7 @@ from hybridprompt.train.sample_files import (
     crop_planes,
     load_sample,
     sample_paths,
-    save_sample,
+    save_arrays,
     stack_planes,
 )
 
@@ -233,7 +233,7 @@ def _unpack_one(archive: zipfile.ZipFile, pack_file: Path, folder: Path, name: s
             raise ValueError(f"{name}: pictures of {source.shape}, {coded.shape}, base_q_idx {base_q_idx}")
     except _UNREADABLE as error:
         raise ConfigError(f"{pack_file}: not a packed corpus: {error}") from error
-    save_sample(
+    save_arrays(
         folder / name,
         {
             "source": source,

@@ -65,8 +65,8 @@ def sample_paths(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*.npz")) if not path.name.startswith(".")]
 
 
-def save_sample(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the arrays that `load_sample` reads, under a temporary name first."""
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as one ``.npz`` file, a sample's for `load_sample`, under a temporary name first."""
     temporary = path.with_name(f".{path.stem}.tmp.npz")
     try:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ has the packets' bytes one after the other, their sizes and their times, as NumP
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from hybridprompt.errors import ConfigError
+from hybridprompt.train.sample_files import save_arrays
 from hybridprompt.video.av1_encoder import CodedPacket
 
 _MAX_BYTES = 64 << 20
@@ -24,17 +24,14 @@ _MAX_PACKETS = 1 << 12
 
 def save_stream(path: Path, packets: Sequence[CodedPacket]) -> None:
     """Write packets under a temporary name first, the first of them a keyframe's."""
-    temporary = path.with_name(f".{path.stem}.tmp.npz")
-    try:
-        np.savez(
-            temporary,
-            data=np.frombuffer(b"".join(packet.data for packet in packets), np.uint8),
-            sizes=np.array([len(packet.data) for packet in packets]),
-            times=np.array([packet.pts for packet in packets]),
-        )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_arrays(
+        path,
+        {
+            "data": np.frombuffer(b"".join(packet.data for packet in packets), np.uint8),
+            "sizes": np.array([len(packet.data) for packet in packets]),
+            "times": np.array([packet.pts for packet in packets]),
+        },
+    )
 
 
 def load_stream(path: Path) -> list[CodedPacket]:
