@@ -17,7 +17,7 @@ from train_media import TINY, TINY_DEEP, tiny_config  # noqa: E402
 from hybridprompt.generator.network import GeneratorNetwork  # noqa: E402
 from hybridprompt.generator.torch_weights import read_onnx  # noqa: E402
 from hybridprompt.train.export import export_int8, load_weights  # noqa: E402
-from hybridprompt.train.integers import InIntegers, rounded_activations, rounded_weights  # noqa: E402
+from hybridprompt.train.integers import InIntegers, rounded_activations, rounded_in_file  # noqa: E402
 from hybridprompt.train.loop import Trainer  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,7 +49,9 @@ def test_weights_are_those_of_the_exported_file(network: GeneratorNetwork, folde
     for name, weight in network.state_dict().items():
         if name.endswith(".weight"):
             assert not torch.equal(weight, exported[name])
-            assert torch.allclose(rounded_weights(weight), exported[name], rtol=1e-5, atol=1e-7), name
+            assert torch.allclose(
+                rounded_in_file(name.removesuffix(".weight"), weight), exported[name], rtol=1e-5, atol=1e-7
+            ), name
 
 
 @pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])

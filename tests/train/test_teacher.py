@@ -131,11 +131,17 @@ def test_a_widened_network_computes_the_same_and_its_new_channels_learn() -> Non
     assert all(float(large.head.weight.grad[:, c].abs().max()) > 0 for c in range(stem, LARGE.stem_channels))
 
 
-def test_more_blocks_start_near_the_identity_and_nothing_is_cut() -> None:
+def test_more_blocks_add_nothing_yet_and_nothing_is_cut() -> None:
     small = random_network(TINY)
-    deep = GeneratorNetwork(replace(TINY, body_blocks=2))
-    widened = widen(small.state_dict(), deep.state_dict())
-    assert torch.equal(widened["body.1.second.weight"], deep.state_dict()["body.1.second.weight"])
+    deep = GeneratorNetwork(replace(TINY, body_blocks=2, deep_channels=8, deep_blocks=1))
+    deep.load_state_dict(widen(small.state_dict(), deep.state_dict()))
+    batch = random_batch()
+    made = deep(*batch.coded, batch.quantiser)
+    for mine, wanted in zip(made, small(*batch.coded, batch.quantiser), strict=True):
+        assert torch.equal(mine, wanted)
+    sum(planes.square().mean() for planes in made).backward()
+    for learning in (deep.body[1].second, deep.deep.up):  # type: ignore[union-attr]
+        assert float(learning.weight.grad.abs().max()) > 0  # type: ignore[union-attr]
     for smaller in (replace(TINY, stem_channels=4), replace(TINY, tail_blocks=0)):
         with pytest.raises(ValueError, match="does not fit"):
             widen(small.state_dict(), GeneratorNetwork(smaller).state_dict())

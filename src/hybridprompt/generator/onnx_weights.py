@@ -1,7 +1,8 @@
 """The convolutions in a generator's ONNX file: read, and with gains and offsets of their output channels.
 
 A file holds floats, or 8-bit integers with a scale for every output channel (QDQ), whose biases are 32-bit
-integers in units of the input's scale times the weights'.
+integers in units of the input's scale times the weights'.  Whatever the file's layout, weights and channels
+are given and taken as in torch.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from hybridprompt.errors import GeneratorError
+from hybridprompt.generator import layout
+from hybridprompt.generator.layout import Doubles
 
 _LARGEST_BIAS = (1 << 31) - 1
-
-Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,8 @@ class ConvolutionFile:
         except DecodeError as error:
             raise GeneratorError(f"not an ONNX file: {error}") from error
         graph = self._model.graph
+        properties = {entry.key: entry.value for entry in self._model.metadata_props}
+        self._in_bytes = properties.get(layout.LAYOUT_KEY) == layout.BYTE_LAYOUT
         self._values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         self._made_by = {output: node for node in graph.node for output in node.output}
         try:
@@ -113,16 +116,22 @@ class ConvolutionFile:
             # Zero points of weights are zero.
             weight = weight * self._values[stored.weight_scale].reshape(-1, *[1] * (weight.ndim - 1))
             bias = bias * self._values[stored.bias_scale]
-        return Convolution(stored.weight.removesuffix("_quantized").removesuffix(".weight"), weight, bias)
+        name = stored.weight.removesuffix("_quantized").removesuffix(".weight")
+        if self._in_bytes:
+            weight, bias = layout.to_torch(name, weight, bias)
+        return Convolution(name, weight, bias)
 
     def _changed(
         self, stored: _Stored, convolution: Convolution, change: Change
     ) -> dict[str, NDArray[np.floating] | NDArray[np.integer]]:
-        bias = convolution.bias + change.offsets
+        gains, bias = change.gains, convolution.bias + change.offsets
+        weight = convolution.weight * gains.reshape(-1, *[1] * (convolution.weight.ndim - 1))
+        if self._in_bytes:
+            weight, bias = layout.to_file(convolution.name, weight, bias)
+            gains = layout.channels_to_file(convolution.name, gains)
         if stored.weight_scale is None or stored.bias_scale is None or stored.input_scale is None:
-            weight = convolution.weight * change.gains.reshape(-1, *[1] * (convolution.weight.ndim - 1))
             return {stored.weight: weight, stored.bias: bias}
-        scale = (self._values[stored.weight_scale] * change.gains).astype(np.float32)
+        scale = (self._values[stored.weight_scale] * gains).astype(np.float32)
         unit = (scale * self._values[stored.input_scale]).astype(np.float32)
         integers = np.clip(np.rint(bias / unit), -_LARGEST_BIAS, _LARGEST_BIAS)
         return {stored.weight_scale: scale, stored.bias_scale: unit, stored.bias: integers}

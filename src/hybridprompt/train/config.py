@@ -84,10 +84,7 @@ class TrainConfig:
     Blocks that it lacks start near the identity.
     """
     widen_from: Path | None = None
-    """Weights of a network with fewer channels, or as many; at the start the larger one computes the same.
-
-    It does so up to the blocks that the smaller one lacks, which start near the identity.
-    """
+    """Weights of a network with fewer channels, or as many; at the start the larger one computes the same."""
     distillation: Distillation | None = None
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossWeights = field(default_factory=LossWeights)

@@ -1,8 +1,4 @@
-"""Exports the torch network to ONNX, and checks that both compute the same pictures.
-
-The graph is written node by node: it is small, its bytes depend on nothing but the weights, and it carries
-what the client needs around the network (8-bit planes in and out, the gate).
-"""
+"""Exports the torch network to ONNX, and checks that both compute the same pictures."""
 
 from __future__ import annotations
 
@@ -21,22 +17,15 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
 from hybridprompt.errors import GeneratorError
-from hybridprompt.generator.base import USUAL_GRID, USUAL_MARGIN, identity_of
-from hybridprompt.generator.network import DeepLevel, GeneratorNetwork, NetworkConfig
-from hybridprompt.generator.onnx_generator import (
-    GRID_KEY,
-    MARGIN_KEY,
-    OnnxGenerator,
-)
+from hybridprompt.generator.base import identity_of
+from hybridprompt.generator.layout import BYTE_MIDDLE, BYTE_STEP
+from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig
+from hybridprompt.generator.onnx_generator import OnnxGenerator
+from hybridprompt.train.graph import STEM_BYTES, build, build_for_bytes
 from hybridprompt.train.sample_files import Sample
 from hybridprompt.train.samples import coded_planes, even_samples
-
-_OPSET = 17
-_IR_VERSION = 9
 
 
 @dataclass(frozen=True)
@@ -46,120 +35,6 @@ class Equivalence:
     largest: int
     differing: int
     samples: int
-
-
-class _Graph:
-    """Collects nodes and weights; every method returns the name of its output."""
-
-    def __init__(self, half: bool = False) -> None:
-        self.half = half
-        """Whether the network computes in float16; the planes' own arithmetic is in float32 always."""
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-
-    def add(self, op: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
-        output = output or f"{op.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
-        return output
-
-    def constant(self, name: str, value: NDArray[Any] | np.float32) -> str:
-        self.weights.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def conv(
-        self, x: str, name: str, module: nn.Conv2d, *, relu: bool = False, pads: list[int] | None = None
-    ) -> str:
-        assert module.bias is not None
-        kind = np.float16 if self.half else np.float32
-        weight = self.constant(f"{name}.weight", module.weight.detach().cpu().numpy().astype(kind))
-        bias = self.constant(f"{name}.bias", module.bias.detach().cpu().numpy().astype(kind))
-        kernel, stride = list(module.kernel_size), list(module.stride)
-        pad = module.padding[0] if isinstance(module.padding, tuple) else 0
-        pads = pads or [int(pad)] * 4
-        out = self.add("Conv", [x, weight, bias], kernel_shape=kernel, strides=stride, pads=pads)
-        return self.add("Relu", [out]) if relu else out
-
-    def deep_level(self, x: str, name: str, level: DeepLevel) -> str:
-        # One more row and column where their number is odd, as in torch; else the last one has no partner.
-        down = self.conv(x, f"{name}.down", level.down, relu=True, pads=[0, 0, 1, 1])
-        up = self.conv(self.blocks(down, f"{name}.blocks", level.blocks), f"{name}.up", level.up)
-        raised = self.add("DepthToSpace", [up], blocksize=2, mode="CRD")
-        zeros = self.constant(f"{name}.zeros", np.zeros(2, np.int64))
-        axes = self.constant(f"{name}.axes", np.array([2, 3], np.int64))
-        size = self.add("Shape", [x], start=2)
-        return self.add("Add", [x, self.add("Slice", [raised, zeros, size, axes])])
-
-    def blocks(self, x: str, name: str, modules: nn.Sequential) -> str:
-        for index, block in enumerate(modules):
-            prefix = f"{name}.{index}"
-            inner = self.conv(x, f"{prefix}.first", block.first, relu=True)  # type: ignore[arg-type]
-            x = self.add("Add", [self.conv(inner, f"{prefix}.second", block.second), x])  # type: ignore[arg-type]
-        return x
-
-
-def _build(network: GeneratorNetwork, *, half: bool = False) -> onnx.ModelProto:
-    g = _Graph(half)
-    scale, middle = g.constant("scale", np.float32(1 / 255)), g.constant("half", np.float32(0.5))
-    levels = g.constant("levels", np.float32(255))
-    zero, top = g.constant("zero", np.float32(0)), g.constant("top", np.float32(255))
-
-    planes = {}
-    for name, block in (("y", 4), ("u", 2), ("v", 2)):
-        real = g.add("Mul", [g.add("Cast", [name], to=TensorProto.FLOAT), scale])
-        planes[name] = g.add("SpaceToDepth", [real], blocksize=block)
-    stack = g.add("Concat", [planes["y"], planes["u"], planes["v"]], axis=1)
-    centred = g.add("Sub", [stack, middle])
-    # The quantiser's plane has the size of the gate's.
-    ones = g.add("Add", [g.add("Mul", ["strength", zero]), g.constant("one", np.float32(1))])
-    condition = g.add("Mul", [ones, "quantiser"])
-    x = g.add("Concat", [centred, condition, g.add("Mul", [condition, condition])], axis=1)
-    if g.half:
-        x = g.add("Cast", [x], to=TensorProto.FLOAT16)
-
-    skip = g.conv(x, "stem", network.stem, relu=True)
-    deep = g.blocks(g.conv(skip, "down", network.down, relu=True), "body", network.body)
-    if isinstance(network.deep, DeepLevel):
-        deep = g.deep_level(deep, "deep", network.deep)
-    raised = g.add("DepthToSpace", [g.conv(deep, "up", network.up)], blocksize=2, mode="CRD")
-    tail = g.blocks(g.add("Add", [skip, raised]), "tail", network.tail)
-    change = g.conv(tail, "head", network.head)
-    if g.half:
-        change = g.add("Cast", [change], to=TensorProto.FLOAT)
-    residual = g.add("Mul", [change, "strength"])
-    generated = g.add("Mul", [g.add("Add", [stack, residual]), levels])
-    clipped = g.add("Clip", [g.add("Round", [generated]), zero, top])
-    parts = ["y_stack", "u_stack", "v_stack"]
-    split = g.constant("split", np.array([16, 4, 4], np.int64))
-    g.nodes.append(helper.make_node("Split", [clipped, split], parts, name="split_planes", axis=1))
-    for name, part, block in zip("yuv", parts, (4, 2, 2), strict=True):
-        plane = g.add("DepthToSpace", [part], blocksize=block, mode="CRD")
-        g.add("Cast", [plane], f"{name}_out", to=TensorProto.UINT8)
-
-    def tensor(name: str, kind: int, shape: list[int | str]) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, kind, shape)
-
-    inputs = [
-        tensor("y", TensorProto.UINT8, [1, 1, "H", "W"]),
-        tensor("u", TensorProto.UINT8, [1, 1, "H/2", "W/2"]),
-        tensor("v", TensorProto.UINT8, [1, 1, "H/2", "W/2"]),
-        tensor("quantiser", TensorProto.FLOAT, [1, 1, 1, 1]),
-        tensor("strength", TensorProto.FLOAT, [1, 1, "H/4", "W/4"]),
-    ]
-    outputs = [tensor(f"{n}_out", TensorProto.UINT8, [1, 1, f"{n}H", f"{n}W"]) for n in "yuv"]
-    graph = helper.make_graph(g.nodes, "hybridprompt_generator", inputs, outputs, g.weights)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="hybridprompt"
-    )
-    model.ir_version = _IR_VERSION
-    _tell_geometry(model, network.config)
-    onnx.checker.check_model(model)
-    return model
-
-
-def _tell_geometry(model: onnx.ModelProto, config: NetworkConfig) -> None:
-    """Put the network's grid and margin into the file, where they are not the usual ones."""
-    if (config.grid, config.margin) != (USUAL_GRID, USUAL_MARGIN):
-        helper.set_model_props(model, {GRID_KEY: str(config.grid), MARGIN_KEY: str(config.margin)})
 
 
 def load_weights(path: Path, *, strength: float = 1.0) -> GeneratorNetwork:
@@ -213,12 +88,13 @@ def check_equivalence(
     return Equivalence(largest, differing, samples)
 
 
-_QUANTISED_OPERATORS = ["Conv", "Add", "Relu", "DepthToSpace", "Slice"]
+_QUANTISED_OPERATORS = ["Conv", "Add", "Relu", "Reshape", "Transpose", "Slice"]
 _CALIBRATION_PICTURES = 24
 _CALIBRATION_SIDE = 384
 _CALIBRATION_PERCENTILE = 99.999
 """Of the values that a range holds: those beyond are so rare that steps that are finer for all others win."""
 
+_BYTES = {"scale": np.array(BYTE_STEP, np.float32), "zero_point": np.array(BYTE_MIDDLE, np.uint8)}
 _LARGEST_STRENGTH = 2.0
 _LARGEST_FLOAT16_LEVELS = 2
 _LARGEST_RMS = 0.5
@@ -287,7 +163,11 @@ def _quantise(model: onnx.ModelProto, samples: list[Sample]) -> bytes:
                 weight_type=QuantType.QInt8,
                 nodes_to_exclude=outside,
                 op_types_to_quantize=_QUANTISED_OPERATORS,
-                extra_options={"CalibPercentile": _CALIBRATION_PERCENTILE},
+                extra_options={
+                    "CalibPercentile": _CALIBRATION_PERCENTILE,
+                    # Of the stem's bias; the bytes themselves are left as they are.
+                    "TensorQuantOverrides": {STEM_BYTES: [_BYTES]},
+                },
             )
             return path.read_bytes()
     finally:
@@ -323,7 +203,7 @@ def export(weights: Path, output: Path, *, strength: float = 1.0) -> Equivalence
     strength: as in `load_weights`.  Raises GeneratorError.
     """
     network = load_weights(weights, strength=strength)
-    data = _build(network).SerializeToString()
+    data = build(network).SerializeToString()
     result = _checked(network, data, output)
     _write(output, data)
     return result
@@ -336,7 +216,7 @@ def export_float16(weights: Path, output: Path, *, strength: float = 1.0) -> Equ
     Raises GeneratorError.
     """
     network = load_weights(weights, strength=strength)
-    data = _build(network, half=True).SerializeToString()
+    data = build(network, half=True).SerializeToString()
     result = check_equivalence(network, OnnxGenerator(data, name=output.stem))
     if result.largest > _LARGEST_FLOAT16_LEVELS:
         raise GeneratorError(f"{output}: 16-bit floats differ from torch: {result}")
@@ -353,10 +233,9 @@ def export_int8(
     the file is written only when both are close.  Raises GeneratorError, and ConfigError for the corpus.
     """
     network = load_weights(weights, strength=strength)
-    model = _build(network)
-    data = model.SerializeToString()
+    data = build(network).SerializeToString()
     equivalence = _checked(network, data, output)
-    quantised = _quantise(model, even_samples(corpus / "train", _CALIBRATION_PICTURES))
+    quantised = _quantise(build_for_bytes(network), even_samples(corpus / "train", _CALIBRATION_PICTURES))
     fidelity = compare_generators(
         OnnxGenerator(data, name="float32", threads=2),
         OnnxGenerator(quantised, name=output.stem, threads=2),

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from hybridprompt.generator.layout import CONDITION_GAIN, PLANES, STEM
 from hybridprompt.generator.network import DeepLevel, GeneratorNetwork, ResidualBlock
 
 _LARGEST_ACTIVATION: Final = 255
@@ -50,10 +51,20 @@ def rounded_weights(weight: torch.Tensor) -> torch.Tensor:
     return _as_if_not(weight, (weight / step).round().clamp(-_LARGEST_WEIGHT, _LARGEST_WEIGHT) * step)
 
 
+def rounded_in_file(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """Weights (out, in, rows, columns) of a convolution, by its name, as the exported file rounds them."""
+    if name != STEM:
+        return rounded_weights(weight)
+    gains = weight.new_ones(weight.shape[1], 1, 1)
+    gains[PLANES:] = CONDITION_GAIN
+    return rounded_weights(weight * gains) / gains
+
+
 class InIntegers:
     """Calls a network with its weights and activations rounded; the network itself stays as it is.
 
-    Rounded are what convolutions and residual blocks take, and what convolutions give to a sum.
+    Rounded are what convolutions and residual blocks take, but for the first one, which takes bytes, and what
+    convolutions give to a sum.
     """
 
     def __init__(self, network: GeneratorNetwork) -> None:
@@ -62,8 +73,8 @@ class InIntegers:
         self._convolutions = {n: m for n, m in modules.items() if isinstance(m, nn.Conv2d)}
         blocks = [module for module in modules.values() if isinstance(module, ResidualBlock)]
         # What the first convolution of a block takes is rounded for the whole block.
-        inside = [block.first for block in blocks]
-        self._taking = [*blocks, *(m for m in self._convolutions.values() if m not in inside)]
+        others = [network.stem, *(block.first for block in blocks)]
+        self._taking = [*blocks, *(m for m in self._convolutions.values() if m not in others)]
         self._giving = [network.up, network.head, *(block.second for block in blocks)]
         if isinstance(network.deep, DeepLevel):
             self._giving.append(network.deep.up)
@@ -72,7 +83,7 @@ class InIntegers:
         self, y: torch.Tensor, uv: torch.Tensor, quantiser: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See GeneratorNetwork.forward."""
-        weights = {f"{n}.weight": rounded_weights(m.weight) for n, m in self._convolutions.items()}
+        weights = {f"{n}.weight": rounded_in_file(n, m.weight) for n, m in self._convolutions.items()}
         with self._rounding():
             planes: tuple[torch.Tensor, torch.Tensor] = functional_call(
                 self._network, weights, (y, uv, quantiser)

@@ -79,7 +79,7 @@ def widen(weights: Weights, start: Weights) -> Weights:
     """Put weights into those of a larger network at its start, which then computes what they do.
 
     New channels keep their random weights and read all others, but what there was reads none of them yet.
-    New blocks keep theirs, too, which are near the identity.  start: ``state_dict`` of the larger network.
+    New blocks add nothing yet.  start: ``state_dict`` of the larger network.
     Raises ValueError where it has fewer channels or blocks, RuntimeError where weights are missing or misfit.
     """
     small, large = config_of(weights), config_of(start)
@@ -87,6 +87,9 @@ def widen(weights: Weights, start: Weights) -> Weights:
     if any(getattr(large, name) < value for name, value in small.as_dict().items()):
         raise ValueError(f"a network of {small.as_dict()} does not fit into one of {large.as_dict()}")
     widened = {name: value.clone() for name, value in start.items()}
+    for name in widened.keys() - weights.keys():
+        if name.endswith(".second.weight"):
+            widened[name].zero_()
     for name, value in weights.items():
         mine, outputs = widened[name], value.shape[0]
         if value.dim() == 1:

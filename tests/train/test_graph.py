@@ -1,0 +1,72 @@
+"""The two layouts of the network as an ONNX graph compute the same."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from train_media import TINY, TINY_DEEP  # noqa: E402
+
+from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig  # noqa: E402
+from hybridprompt.generator.onnx_generator import OnnxGenerator  # noqa: E402
+from hybridprompt.train.graph import build, build_for_bytes  # noqa: E402
+
+
+def lively(config: NetworkConfig) -> GeneratorNetwork:
+    """A network whose output depends on all of it."""
+    torch.manual_seed(4)
+    network = GeneratorNetwork(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.5 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.02)
+    return network
+
+
+@pytest.mark.parametrize("size", [(64, 128), (72, 104), (8, 8), (1, 3)])
+@pytest.mark.parametrize("config", [TINY, TINY_DEEP], ids=["two levels", "three levels"])
+def test_bytes_give_the_same_picture(config: NetworkConfig, size: tuple[int, int]) -> None:
+    network = lively(config)
+    height, width = size
+    half = -(-height // 2), -(-width // 2)
+    rng = np.random.default_rng(3)
+    planes = tuple(rng.integers(0, 256, shape).astype(np.uint8) for shape in (size, half, half))
+    gate = rng.choice(np.float32([0, 0.5, 1, 2]), (-(-height // 8), -(-width // 8)))
+    gate[-1, -1] = gate[0, 0] = 2
+
+    def made(model: "onnx.ModelProto") -> np.ndarray:
+        generator = OnnxGenerator(model.SerializeToString())
+        # Of the quantisers, bytes hold this one exactly.
+        found = generator.generate(planes, quantiser=255, strengths=gate, block_size=8)
+        return np.concatenate([plane.ravel() for plane in found]).astype(int)
+
+    difference = np.abs(made(build_for_bytes(network)) - made(build(network)))
+    # Beyond the border there is gray, to one of 127.5 and to the other of 128.
+    assert difference.max() <= 1
+    assert difference.mean() < 0.15
+    assert np.abs(made(build(network)) - np.concatenate([plane.ravel() for plane in planes])).mean() > 4
+
+
+@pytest.mark.parametrize("quantiser", [100, 255])
+def test_the_quantiser_and_its_square_count_in_bytes_too(quantiser: int) -> None:
+    """From one quantiser to another both change by the same."""
+    network = lively(TINY)
+    planes = tuple(np.full(shape, 90, np.uint8) for shape in ((64, 64), (32, 32), (32, 32)))
+    changes = []
+    for model in (build(network), build_for_bytes(network)):
+        generator = OnnxGenerator(model.SerializeToString())
+        low, high = (
+            generator.generate(planes, quantiser=q, strengths=np.ones((1, 1), np.float32), block_size=64)[0]
+            for q in (0, quantiser)
+        )
+        changes.append(high.astype(int) - low)
+    assert np.abs(changes[0]).mean() > 2
+    assert np.abs(changes[0] - changes[1]).max() <= 2
+
+
+def test_nothing_is_computed_on_planes_of_floats_before_the_network() -> None:
+    model = build_for_bytes(lively(TINY))
+    first = next(index for index, node in enumerate(model.graph.node) if node.op_type == "Conv")
+    kinds = {node.op_type for node in model.graph.node}
+    assert not kinds & {"SpaceToDepth", "DepthToSpace", "Cast"}
+    assert [node.op_type for node in model.graph.node[:first]].count("DequantizeLinear") == 1
