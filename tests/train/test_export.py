@@ -110,6 +110,19 @@ def test_training_goes_on_from_an_exported_file(folder: Path, tmp_path: Path) ->
         assert torch.equal(trainer.network.state_dict()[name], value)
 
 
+def test_an_exported_file_is_exported_again(folder: Path, tmp_path: Path) -> None:
+    """Weights that are multiplied out become the same integers; ranges of activations are taken anew."""
+    corpus = folder / "corpus"
+    export_int8(folder / "ema.pt", tmp_path / "once.onnx", corpus)
+    export_int8(tmp_path / "once.onnx", tmp_path / "twice.onnx", corpus)
+    once, twice = (read_onnx(tmp_path / f"{name}.onnx", integers=True) for name in ("once", "twice"))
+    for name, value in once.items():
+        if name.endswith(".weight"):
+            assert torch.allclose(twice[name], value, rtol=1e-5, atol=1e-7)
+    generators = [load_file(tmp_path / f"{name}.onnx") for name in ("once", "twice")]
+    assert compare_generators(*generators, even_samples(corpus / "validation", 2)).rms < 0.5
+
+
 @pytest.mark.parametrize("kind", ["int8", "noise", "missing"])
 def test_training_cannot_go_on_from_other_files(folder: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"{kind}.onnx"

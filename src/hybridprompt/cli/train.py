@@ -118,7 +118,7 @@ def train(
 
 
 def export(
-    weights: Annotated[Path, typer.Argument(metavar="EMA.pt", help="Weights of a run.")],
+    weights: Annotated[Path, typer.Argument(metavar="EMA.pt", help="Weights of a run, or a generator.onnx.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT.onnx", help="Generator to write.")],
     int8: Annotated[
         Path | None,

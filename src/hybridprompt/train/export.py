@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import identity_of
 from hybridprompt.generator.layout import BYTE_MIDDLE, BYTE_STEP
-from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig
+from hybridprompt.generator.network import GeneratorNetwork
 from hybridprompt.generator.onnx_generator import OnnxGenerator
+from hybridprompt.generator.torch_weights import config_of
 from hybridprompt.train.graph import STEM_BYTES, build, build_for_bytes
 from hybridprompt.train.sample_files import Sample
 from hybridprompt.train.samples import coded_planes, even_samples
+from hybridprompt.train.teacher import read_weights
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,16 @@ class Equivalence:
 
 
 def load_weights(path: Path, *, strength: float = 1.0) -> GeneratorNetwork:
-    """Load a network from a run's ``ema.pt``; what it adds to a picture is multiplied by ``strength``.
+    """Load a network from a run's ``ema.pt``, or from an exported file, whose integers are multiplied out.
 
-    Raises GeneratorError.
+    What it adds to a picture is multiplied by ``strength``.  Raises GeneratorError.
     """
     if not 0 < strength <= _LARGEST_STRENGTH:
         raise GeneratorError(f"strength = {strength}: expected above 0, to {_LARGEST_STRENGTH}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network = GeneratorNetwork(NetworkConfig(**state["config"]))
-        network.load_state_dict(state["network"])
+        found = read_weights(path, torch.device("cpu"), integers=True)
+        network = GeneratorNetwork(config_of(found))
+        network.load_state_dict(found)
         with torch.no_grad():
             for parameter in network.head.parameters():
                 parameter.mul_(strength)
