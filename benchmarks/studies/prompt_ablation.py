@@ -7,6 +7,7 @@ the second, and shows it
   base          without prompts
   blind         the keyframe generated everywhere at strength 1
   blind anchors the same, and the later anchors at half strength
+  strong anchors the same, these at three quarters
   adapted       the same as blind with an adapter of the generator, fitted to the keyframe
   fast          the search of preset fast, all anchors
   own           adapter and strengths fitted on the anchors' own pictures only
@@ -261,17 +262,17 @@ class Study:
         shown = {frame: picture.copied().planes for frame, picture in decoded}
         return self.meter.measure(shown, name, len(anchors), added, seconds)
 
-    def blind_anchors(self, generator: Generator) -> Shown:
-        """The stream with all its anchors generated everywhere."""
+    def blind_anchors(self, name: str, generator: Generator, quarters: int) -> Shown:
+        """The stream with all its anchors generated everywhere; quarters: strength of the later ones."""
         anchors = []
         for candidate in find_candidates(self.gop, _INTERVAL):
-            # Of three levels: half of the strength, or all of it.
-            gate = GateMap.uniform(*self.size, levels=3, index=1 if candidate.frame else 2)
+            # Of five levels, from none to all of the strength.
+            gate = GateMap.uniform(*self.size, levels=5, index=quarters if candidate.frame else 4)
             quantiser = candidate.base_q_idx
             prompt = encode_prompt(build_prompt(generator.identity, *self.size, quantiser, gate))
             coverage = float(gate.strengths().mean())
             anchors.append(AnchorDecision(candidate.packet, candidate.frame, prompt, coverage, quantiser))
-        return self.played("blind anchors", generator, anchors, 0.0)
+        return self.played(name, generator, anchors, 0.0)
 
     def free_pixels(self) -> Shown:
         """The stream with the keyframe picture that serves the whole GOP best, every sample of it free."""
@@ -331,7 +332,9 @@ class Study:
             if name in names:
                 yield self.blind(name, generator, adapter if name == "adapted" else None)
         if "blind-anchors" in names:
-            yield self.blind_anchors(generator)
+            yield self.blind_anchors("blind anchors", generator, 2)
+        if "strong-anchors" in names:
+            yield self.blind_anchors("strong anchors", generator, 3)
         if "fast" in names:
             yield self.prompted("fast", generator, "fast")
         if "own" in names:
@@ -391,7 +394,17 @@ def percent(value: float, base: float, digits: int = 1) -> str:
 
 
 NAMES = [
-    *("blind", "blind-anchors", "adapted", "fast", "own", "own-keyframe", "keyframe", "strengths"),
+    *(
+        "blind",
+        "blind-anchors",
+        "strong-anchors",
+        "adapted",
+        "fast",
+        "own",
+        "own-keyframe",
+        "keyframe",
+        "strengths",
+    ),
     *("end-to-end", "no-anchors", "free", "original"),
 ]
 

@@ -15,7 +15,7 @@ from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import Generator, identity_of
 from hybridprompt.generator.onnx_generator import OnnxGenerator
 
-GENERATOR_SIZES = {"small": "generator_s3", "medium": "generator_v8", "large": "generator_l2"}
+GENERATOR_SIZES = {"small": "generator_s4", "medium": "generator_v9", "large": "generator_l3"}
 """The shipped generators to choose from, by size; older ones are kept for the files made with them."""
 
 DEFAULT_GENERATOR = GENERATOR_SIZES["medium"]
