@@ -220,6 +220,13 @@ def test_impossible_grids_are_a_generator_error(weights_file: Path, given: dict[
         OnnxGenerator(model.SerializeToString())
 
 
+@pytest.mark.parametrize("block", [8, 20, 64])
+def test_strengths_of_a_part_of_the_positions_are_those_of_all(block: int) -> None:
+    strengths = np.random.default_rng(1).random((3, 4)).astype(np.float32)
+    whole = strength_plane(strengths, block, 4 * block - 5, 3 * block - 2)
+    assert np.array_equal(strength_plane(strengths, block, 4 * block - 5, 3 * block - 2, 4), whole[::4, ::4])
+
+
 def test_fake_and_real_generators_read_the_gate_alike(generator: OnnxGenerator) -> None:
     planes = picture(101, 67)
     strengths = gate(101, 67, 32, 0.0)

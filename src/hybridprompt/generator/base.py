@@ -56,9 +56,12 @@ def identity_of(weights: bytes) -> bytes:
 
 
 def strength_plane(
-    strengths: NDArray[np.float32], block_size: int, width: int, height: int
+    strengths: NDArray[np.float32], block_size: int, width: int, height: int, step: int = 1
 ) -> NDArray[np.float32]:
-    """Spread the strengths of blocks of ``block_size`` to the positions of a (height, width) plane."""
-    rows = np.minimum(np.arange(height) // block_size, strengths.shape[0] - 1)
-    columns = np.minimum(np.arange(width) // block_size, strengths.shape[1] - 1)
+    """Spread the strengths of blocks of ``block_size`` to the positions of a (height, width) plane.
+
+    step: of every so many rows and columns the first.
+    """
+    rows = np.minimum(np.arange(0, height, step) // block_size, strengths.shape[0] - 1)
+    columns = np.minimum(np.arange(0, width, step) // block_size, strengths.shape[1] - 1)
     return np.ascontiguousarray(strengths[rows[:, None], columns[None, :]])

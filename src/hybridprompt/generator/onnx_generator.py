@@ -139,16 +139,16 @@ class OnnxGenerator:
         if box is None:
             return out
         top, bottom, left, right = box
-        gate = strength_plane(strengths, block_size, width, height)[top:bottom, left:right]
+        # Boxes begin on multiples of four.
+        quarter = slice(top // 4, -(-bottom // 4)), slice(left // 4, -(-right // 4))
+        gate = strength_plane(strengths, block_size, width, height, 4)[quarter]
         ph, pw = _round_up(bottom - top), _round_up(right - left)
         luma = _pad(y[top:bottom, left:right], ph, pw)
         chroma = [
             _pad(c[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2], ph // 2, pw // 2)
             for c in (u, v)
         ]
-        strength = np.pad(
-            gate[::4, ::4], ((0, ph // 4 - -(-gate.shape[0] // 4)), (0, pw // 4 - -(-gate.shape[1] // 4)))
-        )
+        strength = np.pad(gate, ((0, ph // 4 - gate.shape[0]), (0, pw // 4 - gate.shape[1])))
         feeds = {
             "y": luma[None, None],
             "u": chroma[0][None, None],
