@@ -30,7 +30,7 @@ from hybridprompt.generator.registry import GENERATOR_SIZES, load_chosen
 HEIGHTS = (240, 360, 480, 720, 1080, 1440, 2160)
 BLOCK_SIZE = 64
 _COLUMNS = ("size", "height", "width", "megapixels", "threads", "median_ms", "fastest_ms", "ms_per_megapixel")
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00")
 
 Times = dict[tuple[str, int, int], list[float]]
 
@@ -116,7 +116,8 @@ def draw(times: Times) -> Figure:
     axes.set_xlabel("picture, 16:9")
     axes.set_ylabel("ms per generated picture")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=6, ncols=2, loc="upper left")
+    axes.set_ylim(top=3 * axes.get_ylim()[1])
     return figure
 
 
