@@ -394,18 +394,8 @@ def percent(value: float, base: float, digits: int = 1) -> str:
 
 
 NAMES = [
-    *(
-        "blind",
-        "blind-anchors",
-        "strong-anchors",
-        "adapted",
-        "fast",
-        "own",
-        "own-keyframe",
-        "keyframe",
-        "strengths",
-    ),
-    *("end-to-end", "no-anchors", "free", "original"),
+    *("blind", "blind-anchors", "strong-anchors", "adapted", "fast", "own", "own-keyframe", "keyframe"),
+    *("strengths", "end-to-end", "no-anchors", "free", "original"),
 ]
 
 

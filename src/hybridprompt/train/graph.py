@@ -23,6 +23,8 @@ from hybridprompt.generator.onnx_generator import GRID_KEY, MARGIN_KEY
 _OPSET = 17
 _IR_VERSION = 9
 
+_BLOCKS = {"y": 4, "u": 2, "v": 2}
+"""Samples of each plane to a side of what becomes one position of the network."""
 
 STEM_BYTES = "stem_bytes"
 """What the stem takes in the layout for bytes, dequantised already."""
@@ -75,17 +77,41 @@ class _Graph:
             x = self.add("Add", [self.conv(inner, f"{prefix}.second", block.second), x])  # type: ignore[arg-type]
         return x
 
-    def deep_down(self, x: str, level: DeepLevel) -> str:
-        """The deep level up to where its size is raised again."""
+    def raised(self, x: str, name: str, module: nn.Conv2d, level: int) -> str:
+        """A convolution whose output has four times as many channels as its double size will have.
+
+        level: that of x, 1 at 1/8 of the luma resolution, 2 at 1/16.
+        """
+        return self.add("DepthToSpace", [self.conv(x, name, module)], blocksize=2, mode="CRD")
+
+    def eighth(self, x: str) -> str:
+        """Rows and columns at 1/8 of the luma resolution, of which x is."""
+        return self.add("Shape", [x], start=2)
+
+    def change(self, x: str, network: GeneratorNetwork) -> str:
+        """What the network adds to planes, from what its first convolution takes."""
+        skip = self.conv(x, "stem", network.stem, relu=True)
+        deep = self.blocks(self.conv(skip, "down", network.down, relu=True), "body", network.body)
+        if isinstance(network.deep, DeepLevel):
+            deep = self.add("Add", [deep, self.deep_level(deep, network.deep)])
+        tail = self.add("Add", [skip, self.raised(deep, "up", network.up, 1)])
+        return self.conv(self.blocks(tail, "tail", network.tail), "head", network.head)
+
+    def deep_level(self, x: str, level: DeepLevel) -> str:
         # One more row and column where their number is odd, as in torch; else the last one has no partner.
         down = self.conv(x, "deep.down", level.down, relu=True, pads=[0, 0, 1, 1])
-        return self.blocks(down, "deep.blocks", level.blocks)
+        raised = self.raised(self.blocks(down, "deep.blocks", level.blocks), "deep.up", level.up, 2)
+        return self.add("Slice", [raised, self.integers(0, 0), self.eighth(x), self.integers(2, 3)])
 
-    def cropped(self, x: str, size: str) -> str:
-        """The first rows and columns of planes; size: how many, a vector of two integers."""
-        return self.add("Slice", [x, self.integers(0, 0), size, self.integers(2, 3)])
+    def split(self, stack: str, sizes: str) -> dict[str, str]:
+        """Planes by their names, of their stack; sizes: a vector of their channels."""
+        parts = {name: f"{name}_stack" for name in _BLOCKS}
+        self.nodes.append(
+            helper.make_node("Split", [stack, sizes], list(parts.values()), name="split_planes", axis=1)
+        )
+        return parts
 
-    def model(self, name: str, config: NetworkConfig, properties: dict[str, str]) -> onnx.ModelProto:
+    def model(self, config: NetworkConfig, properties: dict[str, str]) -> onnx.ModelProto:
         """The graph as a model with a generator's inputs and outputs."""
 
         def tensor(name: str, kind: int, shape: list[int | str]) -> onnx.ValueInfoProto:
@@ -99,7 +125,7 @@ class _Graph:
             tensor("strength", TensorProto.FLOAT, [1, 1, "H/4", "W/4"]),
         ]
         outputs = [tensor(f"{n}_out", TensorProto.UINT8, [1, 1, f"{n}H", f"{n}W"]) for n in "yuv"]
-        graph = helper.make_graph(self.nodes, name, inputs, outputs, self.weights)
+        graph = helper.make_graph(self.nodes, "hybridprompt_generator", inputs, outputs, self.weights)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", _OPSET)], producer_name="hybridprompt"
         )
@@ -120,7 +146,7 @@ def build(network: GeneratorNetwork, *, half: bool = False) -> onnx.ModelProto:
     zero, top = g.constant("zero", np.float32(0)), g.constant("top", np.float32(255))
 
     planes = {}
-    for name, block in (("y", 4), ("u", 2), ("v", 2)):
+    for name, block in _BLOCKS.items():
         real = g.add("Mul", [g.add("Cast", [name], to=TensorProto.FLOAT), scale])
         planes[name] = g.add("SpaceToDepth", [real], blocksize=block)
     stack = g.add("Concat", [planes["y"], planes["u"], planes["v"]], axis=1)
@@ -132,27 +158,17 @@ def build(network: GeneratorNetwork, *, half: bool = False) -> onnx.ModelProto:
     if g.half:
         x = g.add("Cast", [x], to=TensorProto.FLOAT16)
 
-    skip = g.conv(x, "stem", network.stem, relu=True)
-    deep = g.blocks(g.conv(skip, "down", network.down, relu=True), "body", network.body)
-    if isinstance(network.deep, DeepLevel):
-        up = g.conv(g.deep_down(deep, network.deep), "deep.up", network.deep.up)
-        raised = g.add("DepthToSpace", [up], blocksize=2, mode="CRD")
-        deep = g.add("Add", [deep, g.cropped(raised, g.add("Shape", [deep], start=2))])
-    raised = g.add("DepthToSpace", [g.conv(deep, "up", network.up)], blocksize=2, mode="CRD")
-    tail = g.blocks(g.add("Add", [skip, raised]), "tail", network.tail)
-    change = g.conv(tail, "head", network.head)
+    change = g.change(x, network)
     if g.half:
         change = g.add("Cast", [change], to=TensorProto.FLOAT)
     residual = g.add("Mul", [change, "strength"])
     generated = g.add("Mul", [g.add("Add", [stack, residual]), levels])
     clipped = g.add("Clip", [g.add("Round", [generated]), zero, top])
-    parts = ["y_stack", "u_stack", "v_stack"]
-    split = g.constant("split", np.array([16, 4, 4], np.int64))
-    g.nodes.append(helper.make_node("Split", [clipped, split], parts, name="split_planes", axis=1))
-    for name, part, block in zip("yuv", parts, (4, 2, 2), strict=True):
-        plane = g.add("DepthToSpace", [part], blocksize=block, mode="CRD")
+    channels = g.constant("split", np.array([16, 4, 4], np.int64))
+    for name, part in g.split(clipped, channels).items():
+        plane = g.add("DepthToSpace", [part], blocksize=_BLOCKS[name], mode="CRD")
         g.add("Cast", [plane], f"{name}_out", to=TensorProto.UINT8)
-    return g.model("hybridprompt_generator", network.config, {})
+    return g.model(network.config, {})
 
 
 class _ByteGraph(_Graph):
@@ -166,13 +182,15 @@ class _ByteGraph(_Graph):
         self.size = self.add("Shape", ["strength"], start=2)
         """Rows and columns at 1/4 of the luma resolution."""
         one, two = self.integers(1), self.integers(2)
-        self.half_size = self.add("Div", [self.size, two])
-        """The same at 1/8."""
-        self._columns = [self.add("Gather", [size, one]) for size in (self.size, self.half_size)]
+        self._eighth = self.add("Div", [self.size, two])
+        self._columns = [self.add("Gather", [size, one]) for size in (self.size, self._eighth)]
         self._columns.append(self.add("Div", [self.add("Add", [self._columns[1], one]), two]))
 
     def weights_of(self, name: str, module: nn.Conv2d) -> tuple[NDArray[Any], NDArray[Any]]:
         return layout.to_file(name, *super().weights_of(name, module))
+
+    def eighth(self, x: str) -> str:
+        return self._eighth
 
     def shape(self, *parts: int | str) -> str:
         """A shape of integers and vectors of one."""
@@ -198,10 +216,6 @@ class _ByteGraph(_Graph):
         return self.add("Reshape", [mixed, self.shape(1, 1, -1, width)], output)
 
     def raised(self, x: str, name: str, module: nn.Conv2d, level: int) -> str:
-        """A convolution whose output has four times as many channels as its double size will have.
-
-        level: that of x, 1 at 1/8 of the luma resolution, 2 at 1/16.
-        """
         channels = module.out_channels // 4
         last = self.add("Transpose", [self.conv(x, name, module)], perm=[0, 2, 3, 1])
         columns = self._columns[level]
@@ -224,7 +238,7 @@ def build_for_bytes(network: GeneratorNetwork) -> onnx.ModelProto:
         g.constant("byte_step", np.float32(layout.BYTE_STEP)),
         g.constant("byte_middle", np.uint8(layout.BYTE_MIDDLE)),
     )
-    planes = [g.unshuffled(name, block) for name, block in (("y", 4), ("u", 2), ("v", 2))]
+    planes = [g.unshuffled(name, block) for name, block in _BLOCKS.items()]
     square = g.add("Mul", ["quantiser", "quantiser"])
     conditions = g.add("Concat", ["quantiser", square] * layout.CONDITION_COPIES, axis=1)
     condition_step = g.constant("condition_step", np.float32(layout.CONDITION_STEP))
@@ -233,20 +247,11 @@ def build_for_bytes(network: GeneratorNetwork) -> onnx.ModelProto:
     stack = g.add("Concat", planes, axis=1)
     x = g.add("DequantizeLinear", [g.add("Concat", [*planes, spread], axis=1), step, middle], STEM_BYTES)
 
-    skip = g.conv(x, "stem", network.stem, relu=True)
-    deep = g.blocks(g.conv(skip, "down", network.down, relu=True), "body", network.body)
-    if isinstance(network.deep, DeepLevel):
-        low = g.raised(g.deep_down(deep, network.deep), "deep.up", network.deep.up, 2)
-        deep = g.add("Add", [deep, g.cropped(low, g.half_size)])
-    tail = g.blocks(g.add("Add", [skip, g.raised(deep, "up", network.up, 1)]), "tail", network.tail)
-    change = g.conv(tail, "head", network.head)
+    change = g.change(x, network)
     residual = g.add("Mul", [change, "strength"])
     base = g.add("DequantizeLinear", [stack, step, middle])
     generated = g.add("Add", [base, residual])
     made = g.add("QuantizeLinear", [generated, step, middle])
-    parts = ["y_stack", "u_stack", "v_stack"]
-    split = g.integers(16, 4, 4)
-    g.nodes.append(helper.make_node("Split", [made, split], parts, name="split_planes", axis=1))
-    for name, part, block in zip("yuv", parts, (4, 2, 2), strict=True):
-        g.shuffled(part, block, f"{name}_out")
-    return g.model("hybridprompt_generator", network.config, {layout.LAYOUT_KEY: layout.BYTE_LAYOUT})
+    for name, part in g.split(made, g.integers(16, 4, 4)).items():
+        g.shuffled(part, _BLOCKS[name], f"{name}_out")
+    return g.model(network.config, {layout.LAYOUT_KEY: layout.BYTE_LAYOUT})
