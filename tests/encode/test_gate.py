@@ -125,6 +125,29 @@ def test_strength_between_is_found(still, still_packets) -> None:
     )
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_strength_has_a_price(still, still_packets, name: str) -> None:
+    """A quarter of the distance is gained at strength 1: worth a tenth of it, but not half."""
+    gop = gop_of(still_packets, lambda f: brighter(still[f], 8))
+    cheap, dear = (replace(PRESETS[name], strength_price=price) for price in (0.1, 0.5))
+    (anchor,) = decide(gop, FakeGenerator(2), cheap).anchors
+    assert anchor.coverage >= 1
+    assert decide(gop, FakeGenerator(2), dear).anchors == ()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("levels", [(3,), (1, 5)])
+def test_later_anchors_take_their_own_levels(
+    moving, moving_packets, name: str, levels: tuple[int, ...]
+) -> None:
+    gop = gop_of(moving_packets, moving.__getitem__)
+    preset = replace(PRESETS[name], later_levels=levels)
+    _, *later = decide(gop, Oracle(moving), preset, interval=32).anchors
+    assert later
+    gates = [parse_sections(decode_prompt(anchor.prompt_bytes)).gate.strengths() for anchor in later]
+    assert set(np.unique(gates)) <= {0, *(level / 4 for level in levels)}
+
+
 def test_blind_is_the_same_everywhere(still, still_packets) -> None:
     """Half the picture would gain more at half the strength; blind prompts cannot know."""
     blind = PRESETS["medium"].with_prompts("blind")

@@ -1,8 +1,9 @@
 """Searches for the gates of a GOP: strengths are tried, and blocks that got better make an anchor's gate.
 
 Note [Price of strength]: the judge is one network, and part of what it calls a gain at full strength is not
-one to others: measured through whole GOPs, LPIPS-VGG moves some four points less than LPIPS-Alex.  So a block
-must gain a share of its distance, times its strength, before it counts as better.
+one to others: measured through whole GOPs, LPIPS-VGG moves less than LPIPS-Alex.  So a block must gain a
+share of its distance, times its strength, before it counts as better.  DISTS gains with strength where the
+judge is level, so the share is a small one.
 """
 
 from __future__ import annotations
@@ -20,9 +21,6 @@ from hybridprompt.encode.settings import GATE_UNIT, Preset
 from hybridprompt.encode.trials import Choice, Maps, Trials, pays_off
 from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.prompt.gate import GateMap
-
-_PRICE = 0.04
-"""The share of Note [Price of strength]."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +91,19 @@ class JointSearch:
             gain: MapArray = before - np.mean([tried[f] for f in served], 0)
             indices = mixed[candidate.packet].gate.indices
             gains = {level: spread_from(gain, indices == level) for level in _levels(self.preset, candidate)}
-            gate = _best_levels(gains, before)
+            gate = _best_levels(gains, before, self.preset.strength_price)
             if gate.indices.any():
                 gated[candidate.packet] = Choice(candidate.base_q_idx, gate)
         options = [Found({}, base), Found(mixed, tried)]
         if gated:
             options.append(Found(gated, trials.measure(gated, base)))
         reference = trials.mean(base)
-        return min(
-            options,
-            key=lambda o: _cost(trials, o.maps, [choice.gate for choice in o.choices.values()], reference),
-        )
+
+        def cost(option: Found) -> float:
+            gates = [choice.gate for choice in option.choices.values()]
+            return _cost(trials, option.maps, gates, self.preset.strength_price * reference)
+
+        return min(options, key=cost)
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ class OneByOneSearch:
             level: np.mean([before[f] - maps[f] for f in before], 0)
             for level, (_, maps) in zip(levels, options, strict=True)
         }
-        gate = _best_levels(gains, distances)
+        gate = _best_levels(gains, distances, self.preset.strength_price)
         if len(np.unique(gate.indices)) > 1:
             options.append(tried(Choice(told, gate)))
         reference = trials.mean(before)
 
         def cost(option: tuple[Choice, Maps]) -> float:
-            return _cost(trials, option[1], [option[0].gate], reference)
+            return _cost(trials, option[1], [option[0].gate], self.preset.strength_price * reference)
 
         best = min(options, key=cost)
         return best[0] if pays_off(cost(best), reference) else None
@@ -167,19 +167,19 @@ def _side_by_side(levels: Sequence[int], shape: tuple[int, ...]) -> GateMap:
     return gate_map(turns)
 
 
-def _best_levels(gains: Mapping[int, MapArray], before: MapArray) -> GateMap:
+def _best_levels(gains: Mapping[int, MapArray], before: MapArray, price: float) -> GateMap:
     """The level of largest gain per block, of those whose gains are given and 0, which gains nothing.
 
-    before: the distance per block that the gains are from; it scales Note [Price of strength].
+    before: the distance per block that the gains are from.  price: the share of Note [Price of strength].
     """
     levels = [0, *gains]
-    prices = [_PRICE * level / GATE_UNIT * smooth(before) for level in gains]
+    prices = [price * level / GATE_UNIT * smooth(before) for level in gains]
     priced = [smooth(gain) - price for gain, price in zip(gains.values(), prices, strict=True)]
     best = np.stack([np.zeros(before.shape), *priced]).argmax(0)
     return gate_map(np.array(levels, np.uint8)[best])
 
 
-def _cost(trials: Trials, maps: Maps, gates: Collection[GateMap], reference: float) -> float:
-    """Mean distance plus the price of the gates' strength."""
+def _cost(trials: Trials, maps: Maps, gates: Collection[GateMap], price: float) -> float:
+    """Mean distance plus the price of the gates' mean strength; price: of strength 1, as a distance."""
     coverage = float(np.mean([trials.coverage(gate) for gate in gates])) if gates else 0.0
-    return trials.mean(maps) + _PRICE * reference * coverage
+    return trials.mean(maps) + price * coverage

@@ -69,17 +69,18 @@ class Preset:
     svt_preset: SVT-AV1's own preset. sample_frames: frames of a GOP on which prompts are judged. judge_scale:
     the judge sees pictures scaled by 1/judge_scale. Where strengths are searched for, quantiser_offsets: what
     the generator may be told, relative to the actual base_q_idx; key_levels, later_levels: strengths that a
-    block of the keyframe, or of a later anchor, may take, in units of 1 / GATE_UNIT; joint_anchors: decide
-    all anchors of a GOP at once, in a fixed number of decodes, instead of one by one. passes: beyond the
-    first, each lets a third of the GOPs be encoded once more for the target. quick: leave a rate a little off
-    where meeting it would take many more encodes. fit: how strengths are fitted, where torch and the metric
-    weights are at hand; without them, or where it is None, they are searched for. adapter: how adapters are
-    fitted, where the same is at hand; None is without. prompts: see EncodeSettings. key_lambda_factors: of
-    the keyframe's Lagrange multiplier; of several, each GOP gets what serves it best. nal_preset: x264's and
-    x265's own preset. still_offsets: of the CRF of mode replace's stills, from the usual one; of several, a
-    GOP gets the first that serves it better than the first of all. alternations: how often a GOP of mode
-    replace is encoded anew against what its prompt generates. tries_scales: code fewer samples than the
-    source has where that serves the rate better; see `scale`.
+    block of the keyframe, or of a later anchor, may take, in units of 1 / GATE_UNIT; strength_price: the
+    share of a block's distance that strength 1 must gain to be worth it; joint_anchors: decide all anchors of
+    a GOP at once, in a fixed number of decodes, instead of one by one. passes: beyond the first, each lets a
+    third of the GOPs be encoded once more for the target. quick: leave a rate a little off where meeting it
+    would take many more encodes. fit: how strengths are fitted, where torch and the metric weights are at
+    hand; without them, or where it is None, they are searched for. adapter: how adapters are fitted, where
+    the same is at hand; None is without. prompts: see EncodeSettings. key_lambda_factors: of the keyframe's
+    Lagrange multiplier; of several, each GOP gets what serves it best. nal_preset: x264's and x265's own
+    preset. still_offsets: of the CRF of mode replace's stills, from the usual one; of several, a GOP gets the
+    first that serves it better than the first of all. alternations: how often a GOP of mode replace is
+    encoded anew against what its prompt generates. tries_scales: code fewer samples than the source has where
+    that serves the rate better; see `scale`.
     """
 
     svt_preset: int
@@ -99,6 +100,7 @@ class Preset:
     adapter: AdapterSettings | None = None
     tries_scales: bool = False
     prompts: PromptsName = "gop"
+    strength_price: float = 0.02
 
     def with_prompts(self, prompts: PromptsName) -> Preset:
         """The preset whose prompts know as much of the source as ``prompts`` says."""
@@ -118,7 +120,7 @@ PRESETS: dict[PresetName, Preset] = {
         judge_scale=1,
         quantiser_offsets=(0,),
         key_levels=(2, 4, 6),
-        later_levels=(2,),
+        later_levels=(2, 4),
         joint_anchors=True,
         passes=2,
         key_lambda_factors=(0.5,),
