@@ -112,19 +112,23 @@ class LumaJudge:
 
 
 class Oracle:
-    """Knows the source: generates the picture of it that is nearest to the base."""
+    """Knows the source: generates the picture of it that is nearest to the base.
+
+    reach: share of the way there that strength 1 goes.
+    """
 
     name = "oracle"
     identity = b"oracle!!"
 
-    def __init__(self, sources: list[Picture]) -> None:
+    def __init__(self, sources: list[Picture], reach: float = 1.0) -> None:
         self.sources = sources
+        self.reach = reach
         self.calls = 0
 
     def generate(self, planes: Planes, *, quantiser: int, strengths: np.ndarray, block_size: int) -> Planes:
         self.calls += 1
         base = planes[0].astype(int)
         source = min(self.sources, key=lambda s: np.abs(s.y[::2, ::2] - base[::2, ::2]).sum())
-        share = strength_plane(strengths, block_size, base.shape[1], base.shape[0])
+        share = self.reach * strength_plane(strengths, block_size, base.shape[1], base.shape[0])
         y = np.rint(base + share * (source.y.astype(int) - base)).astype(np.uint8)
         return y, planes[1].copy(), planes[2].copy()

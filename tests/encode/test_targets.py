@@ -364,16 +364,20 @@ def test_quality_of_a_real_encode(
     assert rates[0] > 1.3 * rates[1]
 
 
-def test_quality_counts_what_prompts_gain(luma_judge: LumaJudge, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("distance", [4.0, 6.0, 8.0])
+def test_quality_counts_what_prompts_gain(
+    luma_judge: LumaJudge, tmp_path: Path, monkeypatch, distance: float
+) -> None:
+    """Of prompts that gain a fifth, as real ones do."""
     monkeypatch.setattr(video_encoder, "LpipsJudge", LumaJudge)
     monkeypatch.setattr(EncodeSettings, "__post_init__", lambda self: None)
     pictures = scenes(40, 50, 40)
     source = write_source(tmp_path / "three.mp4", pictures)
-    chosen = settings(quality=6.0)
-    summary = encode_file(source, tmp_path / "out.mp4", chosen, generator=Oracle(pictures))
+    chosen = settings(quality=distance)
+    summary = encode_file(source, tmp_path / "out.mp4", chosen, generator=Oracle(pictures, reach=0.3))
     assert summary.distances is not None
     assert summary.anchors >= 3
-    assert summary.distances.decoded == pytest.approx(6.0, rel=0.1)
+    assert summary.distances.decoded == pytest.approx(distance, rel=0.1)
     assert summary.distances.base > 1.1 * summary.distances.decoded
 
 
