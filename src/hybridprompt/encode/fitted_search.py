@@ -27,8 +27,8 @@ from hybridprompt.evaluate.sampling import sample_frames
 from hybridprompt.generator.base import Planes
 from hybridprompt.prompt.gate import grid_shape
 
-_LATER_START = 0.25
-"""Later anchors add to detail that is there already, so descent begins low."""
+_LATER_START = 0.5
+"""Later anchors add to detail that is there already, so descent begins lower than the keyframe's."""
 
 
 @dataclass(frozen=True)
