@@ -9,23 +9,19 @@ generators have the same streams.  Changes against the base, and their means ove
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 from figures import FIGURES, save_csv
-from prompt_ablation import Shown, Study, gop_parser, percent
+from prompt_ablation import METRICS, Changes, Shown, Study, gop_parser
 from rich.console import Console
 from rich.table import Table
 
 from hybridprompt.generator.registry import load_chosen
 
-_METRICS = ("alex", "vgg", "dists")
-_COLUMNS = ("clip", "kbps", "prompt", "generator", "anchors", *_METRICS, "psnr_y", "seconds")
+_COLUMNS = ("clip", "kbps", "prompt", "generator", "anchors", *METRICS, "psnr_y", "seconds")
 
 
-def _row(study: Study, generator: str, shown: Shown, base: Shown) -> list[str]:
-    changes = [percent(getattr(shown, name), getattr(base, name)) for name in _METRICS]
+def _row(study: Study, generator: str, shown: Shown, base: Shown, changes: list[str]) -> list[str]:
     return [
         study.name,
         f"{study.kbps:.1f}",
@@ -47,21 +43,18 @@ def main() -> None:
     generators = [load_chosen(choice, threads=2) for choice in arguments.generator]
     console = Console(width=150)
     rows: list[list[str]] = []
-    found: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+    found = Changes()
     for path in arguments.clips:
         study = Study(path, arguments.share, arguments.seconds, arguments.kbps)
         base = study.base()
         for generator in generators:
             for shown in study.compared(generator, arguments.prompts):
-                rows.append(_row(study, generator.name, shown, base))
+                changes = found.add((shown.prompt, generator.name), shown, base)
+                rows.append(_row(study, generator.name, shown, base, changes))
                 console.print(*rows[-1])
-                found[shown.prompt, generator.name].append(
-                    [100 * (getattr(shown, name) / getattr(base, name) - 1) for name in _METRICS]
-                )
         save_csv(arguments.csv, _COLUMNS, rows)
-    table = Table("prompt", "generator", *_METRICS)
-    for (prompt, name), values in found.items():
-        means = [f"{value:+.1f}" for value in np.mean(values, 0)]
+    table = Table("prompt", "generator", *METRICS)
+    for (prompt, name), means in found.means():
         table.add_row(prompt, name, *means)
         rows.append(["mean", "", prompt, name, "", *means, "", ""])
     console.print(table)

@@ -30,6 +30,7 @@ import argparse
 import itertools
 import math
 import time
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -393,6 +394,30 @@ def percent(value: float, base: float, digits: int = 1) -> str:
     return f"{100 * (value / base - 1):+.{digits}f}"
 
 
+METRICS = ("alex", "vgg", "dists")
+"""Distances of Shown, in the order of tables."""
+
+Key = tuple[str, ...]
+
+
+class Changes:
+    """Changes of distances against the base, in percent, by what was compared, for their means over clips."""
+
+    def __init__(self) -> None:
+        self._found: dict[Key, list[list[float]]] = defaultdict(list)
+
+    def add(self, key: Key, shown: Shown, base: Shown) -> list[str]:
+        """Keep a clip's; return them as a table shows them, in the order of METRICS."""
+        pairs = [(getattr(shown, name), getattr(base, name)) for name in METRICS]
+        self._found[key].append([100 * (value / before - 1) for value, before in pairs])
+        return [percent(value, before) for value, before in pairs]
+
+    def means(self) -> Iterator[tuple[Key, list[str]]]:
+        """Means over the clips, as a table shows them."""
+        for key, values in self._found.items():
+            yield key, [f"{value:+.1f}" for value in np.mean(values, 0)]
+
+
 NAMES = [
     *("blind", "blind-anchors", "strong-anchors", "adapted", "fast", "own", "own-keyframe", "keyframe"),
     *("strengths", "end-to-end", "no-anchors", "free", "original"),
@@ -417,25 +442,23 @@ def main() -> None:
     arguments = parser.parse_args()
     generator = load_shipped(threads=2)
     table = Table(*_COLUMNS)
-    rows, changes = [], {}
+    rows, changes = [], Changes()
     console = Console(width=170)
     for path in arguments.clips:
         study = Study(path, arguments.share, arguments.seconds, arguments.kbps)
         base = study.base()
         for shown in itertools.chain([base], study.compared(generator, arguments.prompts)):
-            relative = [percent(getattr(shown, n), getattr(base, n)) for n in ("alex", "vgg", "dists")]
+            relative = changes.add((shown.prompt,), shown, base)
             row = (
                 study.name, f"{study.kbps:.1f}", shown.prompt, str(shown.anchors), str(shown.size_bytes),
                 f"{shown.alex:.4f}", f"{shown.vgg:.4f}", f"{shown.dists:.4f}", f"{shown.psnr:.2f}",
                 *relative, f"{shown.seconds:.0f}",
             )  # fmt: skip
-            changes.setdefault(shown.prompt, []).append([float(r) for r in relative])
             rows.append(row)
             table.add_row(*row)
             console.print(*row)
         save_csv(FIGURES / "prompt_ablation.csv", _COLUMNS, rows)
-    for prompt, found in changes.items():
-        mean = [f"{value:+.1f}" for value in np.mean(found, 0)]
+    for (prompt,), mean in changes.means():
         table.add_row("mean", "", prompt, "", "", "", "", "", "", *mean, "")
         rows.append(("mean", "", prompt, "", "", "", "", "", "", *mean, ""))
     console.print(table)

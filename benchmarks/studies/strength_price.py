@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from figures import FIGURES, save_csv
-from prompt_ablation import Study, gop_parser, percent
+from prompt_ablation import METRICS, Changes, Study, gop_parser
 from rich.console import Console
 from rich.table import Table
 
@@ -28,8 +26,7 @@ from hybridprompt.encode.judge import LpipsJudge
 from hybridprompt.encode.settings import PRESETS
 from hybridprompt.generator.registry import load_chosen
 
-_METRICS = ("alex", "vgg", "dists")
-_COLUMNS = ("clip", "kbps", "price", "later", "anchors", *_METRICS, "psnr_y", "prompt_bytes", "strengths")
+_COLUMNS = ("clip", "kbps", "price", "later", "anchors", *METRICS, "psnr_y", "prompt_bytes", "strengths")
 _INTERVAL = 32
 
 
@@ -49,7 +46,7 @@ def main() -> None:
     generator, judge = load_chosen(arguments.generator, threads=2), LpipsJudge()
     console = Console(width=150)
     rows: list[list[str]] = []
-    found: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+    found = Changes()
     for path in arguments.clips:
         study = Study(path, arguments.share, arguments.seconds, arguments.kbps)
         base = study.base()
@@ -59,18 +56,16 @@ def main() -> None:
             anchors = GopGate(study.gop, generator, judge, preset, _INTERVAL).decide().anchors
             shown = study.played("searched", generator, anchors, time.perf_counter() - started)
             names = f"{price:g}", ",".join(map(str, later))
-            changes = [percent(getattr(shown, name), getattr(base, name)) for name in _METRICS]
+            changes = found.add(names, shown, base)
             strengths = " ".join(f"{anchor.coverage:.2f}" for anchor in anchors)
             psnr, size = f"{shown.psnr - base.psnr:+.2f}", str(shown.size_bytes)
             rows.append(
                 [study.name, f"{study.kbps:.1f}", *names, str(len(anchors)), *changes, psnr, size, strengths]
             )
             console.print(*rows[-1])
-            found[names].append([100 * (getattr(shown, m) / getattr(base, m) - 1) for m in _METRICS])
         save_csv(arguments.csv, _COLUMNS, rows)
-    table = Table("price", "later", *_METRICS)
-    for names, values in found.items():
-        means = [f"{value:+.1f}" for value in np.mean(values, 0)]
+    table = Table("price", "later", *METRICS)
+    for names, means in found.means():
         table.add_row(*names, *means)
         rows.append(["mean", "", *names, "", *means, "", "", ""])
     console.print(table)

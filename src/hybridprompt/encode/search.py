@@ -174,7 +174,7 @@ def _best_levels(gains: Mapping[int, MapArray], before: MapArray, price: float) 
     """
     levels = [0, *gains]
     prices = [price * level / GATE_UNIT * smooth(before) for level in gains]
-    priced = [smooth(gain) - price for gain, price in zip(gains.values(), prices, strict=True)]
+    priced = [smooth(gain) - least for gain, least in zip(gains.values(), prices, strict=True)]
     best = np.stack([np.zeros(before.shape), *priced]).argmax(0)
     return gate_map(np.array(levels, np.uint8)[best])
 
