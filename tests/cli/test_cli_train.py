@@ -1,4 +1,4 @@
-"""`hybridprompt pack-corpus` and `unpack-corpus`."""
+"""`hybridprompt pack-corpus`, `unpack-corpus` and what `export` refuses."""
 
 from pathlib import Path
 
@@ -61,3 +61,12 @@ def test_mistakes_are_told(
     pack.write_bytes(b"nothing")
     assert main(["unpack-corpus", str(pack), str(tmp_path / "out"), "--workers", "1"]) == 1
     assert "not a packed corpus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", [[], ["--float16"]])
+def test_idle_channels_are_found_by_a_corpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: list[str]
+) -> None:
+    arguments = ["export", str(tmp_path / "ema.pt"), str(tmp_path / "out.onnx"), "--idle", "0.1", *precision]
+    assert main(arguments) == 1
+    assert "--idle: only with --int8" in capsys.readouterr().err

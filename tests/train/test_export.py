@@ -22,6 +22,7 @@ from hybridprompt.train.export import (  # noqa: E402
     export_int8,
     load_weights,
 )
+from hybridprompt.train.graph import CHANGE  # noqa: E402
 from hybridprompt.train.loop import Trainer  # noqa: E402
 from hybridprompt.train.samples import coded_planes, even_samples  # noqa: E402
 
@@ -63,6 +64,25 @@ def test_int8_weights_keep_seven_bits(folder: Path) -> None:
     kernels = [kernel for kernel in kernels if kernel.ndim == 4]
     assert len(kernels) == 8
     assert max(int(np.abs(kernel.astype(int)).max()) for kernel in kernels) <= 64
+
+
+def test_what_is_added_becomes_bytes_before_the_gate_and_after(folder: Path) -> None:
+    """In steps of which no number is half a level, so that no sample is between two levels."""
+    export_int8(folder / "ema.pt", folder / "steps.onnx", folder / "corpus")
+    model = onnx.load(folder / "steps.onnx")
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    (before,) = (node for node in model.graph.node if CHANGE in node.input)
+    (bytes_,) = (node for node in model.graph.node if before.output[0] in node.input)
+    (gated,) = (node for node in model.graph.node if bytes_.output[0] in node.input)
+    assert gated.op_type == "Mul"
+    (after,) = (node for node in model.graph.node if gated.output[0] in node.input)
+    steps = []
+    for node in (before, after):
+        assert node.op_type == "QuantizeLinear"
+        assert values[node.input[2]] == 128
+        steps.append(255 * float(values[node.input[1]]))
+    assert steps == pytest.approx([0.4, 0.4], rel=1e-6)
+    assert all(abs(number * 0.4 % 1 - 0.5) > 0.05 for number in range(128))
 
 
 def test_half_precision_makes_nearly_the_same_pictures(folder: Path) -> None:

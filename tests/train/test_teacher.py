@@ -52,7 +52,8 @@ def write_ema(path: Path, network: GeneratorNetwork) -> Path:
 
 
 def test_shape_is_read_off_the_weights() -> None:
-    for config in (TINY, LARGE, replace(LARGE, tail_blocks=0)):
+    hidden = replace(LARGE, body_hidden=(8, 24), deep_channels=8, deep_blocks=2, deep_hidden=(4, 8))
+    for config in (TINY, LARGE, replace(LARGE, tail_blocks=0), hidden):
         assert config_of(GeneratorNetwork(config).state_dict()) == config
     with pytest.raises(KeyError):
         config_of({"something": torch.zeros(1)})
@@ -149,6 +150,47 @@ def test_more_blocks_add_nothing_yet_and_nothing_is_cut() -> None:
     del weights["up.bias"]
     with pytest.raises(RuntimeError, match=r"up\.bias"):
         widen(weights, deep.state_dict())
+
+
+def test_narrowing_takes_the_level_at_a_sixteenth_and_what_is_inside_blocks() -> None:
+    deep = replace(LARGE, deep_channels=8, deep_blocks=2)
+    network = random_network(deep)
+    idle = [1, 2, 6]
+    with torch.no_grad():
+        for layer in (network.deep.down, *(block.second for block in network.deep.blocks)):  # type: ignore[union-attr]
+            layer.weight[idle] = 0
+            layer.bias[idle] = 0
+        for layer in (network.body[1].first, network.deep.blocks[0].first):  # type: ignore[union-attr]
+            layer.weight[idle] = 0
+            layer.bias[idle] = 0
+    config = replace(deep, deep_channels=5, body_hidden=(24, 21), deep_hidden=(5, 5))
+    with torch.no_grad():
+        network.deep.blocks[1].first.weight[idle] = 0  # type: ignore[union-attr]
+        network.deep.blocks[1].first.bias[idle] = 0  # type: ignore[union-attr]
+    narrowed = GeneratorNetwork(config)
+    narrowed.load_state_dict(narrow(network.state_dict(), config))
+    batch = random_batch()
+    for mine, wanted in zip(
+        narrowed(*batch.coded, batch.quantiser), network(*batch.coded, batch.quantiser), strict=True
+    ):
+        assert torch.allclose(mine, wanted, atol=1e-5)
+    assert config_of(narrow(network.state_dict(), LARGE)) == LARGE
+    with pytest.raises(ValueError, match="cannot be taken"):
+        narrow(network.state_dict(), replace(deep, body_hidden=(25, 24)))
+
+
+def test_blocks_widen_inside_too() -> None:
+    small = random_network(replace(TINY, body_hidden=(8,)))
+    large = GeneratorNetwork(replace(TINY, body_blocks=2, body_hidden=(12, 4)))
+    large.load_state_dict(widen(small.state_dict(), large.state_dict()))
+    batch = random_batch()
+    for mine, wanted in zip(
+        large(*batch.coded, batch.quantiser), small(*batch.coded, batch.quantiser), strict=True
+    ):
+        assert torch.equal(mine, wanted)
+    narrower = GeneratorNetwork(replace(TINY, body_blocks=2, body_hidden=(8, 4)))
+    with pytest.raises(ValueError, match="does not fit"):
+        widen(large.state_dict(), narrower.state_dict())
 
 
 def test_distance_is_that_of_the_planes() -> None:

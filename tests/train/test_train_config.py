@@ -63,6 +63,14 @@ def test_tables_of_a_teacher_and_of_the_adversarial_stage(tmp_path: Path) -> Non
     assert without.adversarial.weight == 0
 
 
+def test_blocks_have_widths_of_their_own(tmp_path: Path) -> None:
+    own = GOOD.replace("stem_channels = 8", "stem_channels = 8\nbody_hidden = [24, 16]")
+    config = load_config(write(tmp_path, own))
+    assert config.network.body_widths == (24, 16)
+    assert hash(config.network)
+    assert load_config(write(tmp_path, GOOD)).network.body_widths == (96, 96)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -79,6 +87,11 @@ def test_tables_of_a_teacher_and_of_the_adversarial_stage(tmp_path: Path) -> Non
         ("[loss]\nalexx = 1", "unknown settings alexx"),
         ("[loss]\nvgg_every = 0", "vgg_every = 0"),
         ("[network]\nstem = 1", "unknown settings stem"),
+        ("[network]\nbody_hidden = 8", "body_hidden is 8, expected a list"),
+        ('[network]\nbody_hidden = ["8", true]', "expected a list of whole numbers"),
+        ("[network]\nbody_hidden = [8]", "body_hidden = .*for each block"),
+        ("[network]\ndeep_blocks = 1\ndeep_hidden = [0]", "deep_hidden = .*a positive number"),
+        ("network = 3", "expected a table"),
         ("[distillation]\nweight = 1.0", "teacher"),
         ("[distillation]\nteacher = 1", "teacher is 1"),
         ('[distillation]\nteacher = "a"\nweight = 0.0', "weight = 0.0"),

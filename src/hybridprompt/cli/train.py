@@ -126,12 +126,21 @@ def export(
     ] = None,
     float16: Annotated[bool, typer.Option("--float16", help="Compute in 16-bit floats.")] = False,
     strength: Annotated[float, typer.Option(help="Factor of what it adds to a picture, up to 2.")] = 1.0,
+    idle: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="With --int8: leave out channels that together carry up to this share of what a block adds.",
+        ),
+    ] = 0.0,
 ) -> None:
     """Export a generator to ONNX; refused unless it computes what torch does."""
     _need("train", "torch")
     from hybridprompt.train.export import describe, export_float16, export_int8
     from hybridprompt.train.export import export as export_file
 
+    if idle and int8 is None:
+        raise ConfigError("--idle: only with --int8, whose corpus tells which channels are idle")
     if float16:
         if int8 is not None:
             raise ConfigError("--int8 and --float16: expected one of them")
@@ -144,7 +153,7 @@ def export(
     if int8 is None:
         result, fidelity = export_file(weights, output, strength=strength), None
     else:
-        result, fidelity = export_int8(weights, output, int8, strength=strength)
+        result, fidelity = export_int8(weights, output, int8, strength=strength, idle=idle)
     report(
         f"{output}: generator {describe(output)}; float32 and torch at most {result.largest} level apart, "
         f"{result.differing} of {result.samples} samples differ"

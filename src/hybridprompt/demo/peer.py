@@ -1,4 +1,4 @@
-"""The peer to beat: plain SVT-AV1, at no fewer bytes."""
+"""The peer to beat: plain SVT-AV1, at as many bytes or a few more."""
 
 import math
 import time
@@ -13,6 +13,9 @@ from hybridprompt.video.source import VideoSource
 
 TOLERANCE = 0.02
 """How many more bytes than ours the peer may have before a closer one is looked for."""
+
+SAME = 0.001
+"""How many fewer bytes than ours count as the same: CRF has steps of some 3 % of the bytes."""
 
 _MAX_ENCODES = 7
 _MAX_STEP = 6.0
@@ -57,22 +60,23 @@ def encode_peer(
 
 
 def match_bytes(encode: Callable[[float], PeerEncode], target_bytes: int, first_crf: float) -> PeerEncode:
-    """Find the peer with at least ``target_bytes``, and as few more as the steps of CRF allow.
+    """Find the peer with at least ``target_bytes``, or SAME fewer, and as few more as the steps of CRF allow.
 
     Stops at TOLERANCE, or when the next coarser CRF would give fewer bytes.  Where even the finest CRF tried
     gives fewer bytes, the largest encode found is returned: look at its size_bytes.
     """
     tried: dict[float, PeerEncode] = {}
+    least_bytes = math.ceil(target_bytes * (1 - SAME))
     crf = _quantised(first_crf)
     for _ in range(_MAX_ENCODES):
         found = tried[crf] = encode(crf)
-        if target_bytes <= found.size_bytes <= target_bytes * (1 + TOLERANCE):
+        if least_bytes <= found.size_bytes <= target_bytes * (1 + TOLERANCE):
             break
-        following = _next_crf(tried, found, target_bytes)
+        following = _next_crf(tried, found, least_bytes)
         if following is None:
             break
         crf = following
-    enough = [peer for peer in tried.values() if peer.size_bytes >= target_bytes]
+    enough = [peer for peer in tried.values() if peer.size_bytes >= least_bytes]
     if enough:
         return min(enough, key=lambda peer: peer.size_bytes)
     return max(tried.values(), key=lambda peer: peer.size_bytes)
@@ -98,16 +102,16 @@ def _quantised(crf: float) -> float:
     return min(max(round(crf / CRF_STEP) * CRF_STEP, low), high)
 
 
-def _next_crf(tried: dict[float, PeerEncode], last: PeerEncode, target_bytes: int) -> float | None:
+def _next_crf(tried: dict[float, PeerEncode], last: PeerEncode, least_bytes: int) -> float | None:
     """Where to look next: by the slope so far, between the nearest known; None when those are adjacent."""
-    fine = max((c for c, p in tried.items() if p.size_bytes >= target_bytes), default=None)
-    coarse = min((c for c, p in tried.items() if p.size_bytes < target_bytes), default=None)
+    fine = max((c for c, p in tried.items() if p.size_bytes >= least_bytes), default=None)
+    coarse = min((c for c, p in tried.items() if p.size_bytes < least_bytes), default=None)
     low = CRF_RANGE[0] if fine is None else fine + CRF_STEP
     high = CRF_RANGE[1] if coarse is None else coarse - CRF_STEP
     if low > high:
         return None
     # Aim into the middle of what is allowed.
-    wanted = math.log(target_bytes * (1 + TOLERANCE / 2) / max(last.size_bytes, 1))
+    wanted = math.log(least_bytes * (1 + TOLERANCE / 2) / max(last.size_bytes, 1))
     step = min(max(wanted / _slope(tried), -_MAX_STEP), _MAX_STEP)
     crf = min(max(_quantised(last.crf + step), low), high)
     return None if crf in tried else crf

@@ -25,9 +25,19 @@ CONDITION_COPIES: Final = 4
 CONDITION_GAIN: Final = CONDITION_STEP / BYTE_STEP / CONDITION_COPIES
 """What the weights of these are multiplied by in the file."""
 
+CHANGE_STEP: Final = 2 / 5 * BYTE_STEP
+"""What the network adds to samples, before the gate and after it, in bytes from BYTE_MIDDLE on.
+
+None of these steps is half a level, which would be rounded up here and down there.
+"""
+
+GATE_STEP: Final = 1 / 120
+"""Strengths, which such a file takes as floats, are rounded to these steps, of which an eighth is 15."""
+
 STEM: Final = "stem"
+HEAD: Final = "head"
 PLANES: Final = 24
-"""The first convolution, and how many of its inputs are samples; those of the quantiser come after them."""
+"""First and last convolution, and how many inputs of the first are samples; those of the quantiser follow."""
 
 Doubles = NDArray[np.float64]
 

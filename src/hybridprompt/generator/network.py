@@ -27,7 +27,9 @@ _CONDITIONS = 2
 class NetworkConfig:
     """Shape of the network: channels at 1/4, 1/8 and 1/16 of the luma resolution, residual blocks at each.
 
-    deep_channels, deep_blocks: at 1/16; no channels for a network without that level.
+    deep_channels, deep_blocks: at 1/16; no channels for a network without that level.  body_hidden,
+    deep_hidden: channels between the two convolutions of each block at 1/8 and at 1/16; as many as outside
+    where none are given.
     """
 
     stem_channels: int = 32
@@ -36,6 +38,24 @@ class NetworkConfig:
     tail_blocks: int = 1
     deep_channels: int = 0
     deep_blocks: int = 0
+    body_hidden: tuple[int, ...] = ()
+    deep_hidden: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, count in (("body", self.body_blocks), ("deep", self.deep_blocks)):
+            hidden = getattr(self, f"{name}_hidden")
+            if hidden and (len(hidden) != count or min(hidden) < 1):
+                raise ValueError(f"{name}_hidden = {hidden}: expected a positive number for each block")
+
+    @property
+    def body_widths(self) -> tuple[int, ...]:
+        """Channels within each block at 1/8."""
+        return self.body_hidden or (self.body_channels,) * self.body_blocks
+
+    @property
+    def deep_widths(self) -> tuple[int, ...]:
+        """Channels within each block at 1/16."""
+        return self.deep_hidden or (self.deep_channels,) * self.deep_blocks
 
     @property
     def grid(self) -> int:
@@ -52,17 +72,27 @@ class NetworkConfig:
         reach = quarter + eighth + sixteenth + 2 * self.grid
         return max(-(-reach // self.grid) * self.grid, USUAL_MARGIN)
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int | tuple[int, ...]]:
         return asdict(self)
+
+    def fits_into(self, other: NetworkConfig) -> bool:
+        """Whether the other network has all of these channels and blocks, or more."""
+        sizes = [name for name, value in self.as_dict().items() if isinstance(value, int)]
+        pairs = [(getattr(self, name), getattr(other, name)) for name in sizes]
+        # Of blocks that only one has, their number has told.
+        pairs += zip(self.body_widths, other.body_widths, strict=False)
+        pairs += zip(self.deep_widths, other.deep_widths, strict=False)
+        return all(own <= others for own, others in pairs)
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(x)))."""
+    """x + conv(relu(conv(x))); hidden: channels between both, as many as x has where not given."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, hidden: int | None = None) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        hidden = hidden or channels
+        self.first = nn.Conv2d(channels, hidden, 3, padding=1)
+        self.second = nn.Conv2d(hidden, channels, 3, padding=1)
         # Starting small keeps a deep stack close to the identity.
         nn.init.normal_(self.second.weight, std=0.01)
         assert self.second.bias is not None
@@ -76,10 +106,10 @@ class ResidualBlock(nn.Module):
 class DeepLevel(nn.Module):
     """x + up(blocks(relu(down(x)))), at half the resolution of x; x itself before it has learned anything."""
 
-    def __init__(self, channels: int, deep_channels: int, blocks: int) -> None:
+    def __init__(self, channels: int, deep_channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.down = nn.Conv2d(channels, deep_channels, 2, stride=2)
-        self.blocks = nn.Sequential(*[ResidualBlock(deep_channels) for _ in range(blocks)])
+        self.blocks = nn.Sequential(*[ResidualBlock(deep_channels, hidden) for hidden in widths])
         self.up = nn.Conv2d(deep_channels, channels * 4, 1)
         nn.init.zeros_(self.up.weight)
         assert self.up.bias is not None
@@ -102,9 +132,9 @@ class GeneratorNetwork(nn.Module):
         stem, body = self.config.stem_channels, self.config.body_channels
         self.stem = nn.Conv2d(_PLANES + _CONDITIONS, stem, 3, padding=1)
         self.down = nn.Conv2d(stem, body, 2, stride=2)
-        self.body = nn.Sequential(*[ResidualBlock(body) for _ in range(self.config.body_blocks)])
-        deep, deep_blocks = self.config.deep_channels, self.config.deep_blocks
-        self.deep = DeepLevel(body, deep, deep_blocks) if deep else nn.Identity()
+        self.body = nn.Sequential(*[ResidualBlock(body, hidden) for hidden in self.config.body_widths])
+        deep = self.config.deep_channels
+        self.deep = DeepLevel(body, deep, self.config.deep_widths) if deep else nn.Identity()
         self.up = nn.Conv2d(body, stem * 4, 1)
         self.tail = nn.Sequential(*[ResidualBlock(stem) for _ in range(self.config.tail_blocks)])
         self.head = nn.Conv2d(stem, _PLANES, 3, padding=1)

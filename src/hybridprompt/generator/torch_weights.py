@@ -25,7 +25,16 @@ def config_of(weights: Mapping[str, torch.Tensor]) -> NetworkConfig:
         tail_blocks=_blocks(weights, "tail"),
         deep_channels=int(weights["deep.down.weight"].shape[0]) if "deep.down.weight" in weights else 0,
         deep_blocks=_blocks(weights, "deep.blocks"),
+        body_hidden=_hidden(weights, "body"),
+        deep_hidden=_hidden(weights, "deep.blocks"),
     )
+
+
+def _hidden(weights: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...]:
+    """As in NetworkConfig, where as many as outside are not given."""
+    blocks = range(_blocks(weights, name))
+    shapes = [tuple(weights[f"{name}.{index}.first.weight"].shape[:2]) for index in blocks]
+    return () if all(hidden == channels for hidden, channels in shapes) else tuple(h for h, _ in shapes)
 
 
 def _blocks(weights: Mapping[str, torch.Tensor], name: str) -> int:

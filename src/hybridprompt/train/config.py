@@ -128,7 +128,7 @@ def _build(kind: type, table: Any, where: str) -> Any:
         )
     try:
         return kind(**table)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
 
 
@@ -142,6 +142,7 @@ def load_config(path: Path) -> TrainConfig:
         table = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    _take_widths(table.get("network"), ("body_hidden", "deep_hidden"), f"{path}: [network]")
     for name, kind in (
         ("network", NetworkConfig),
         ("loss", LossWeights),
@@ -161,6 +162,15 @@ def load_config(path: Path) -> TrainConfig:
         table["more_corpora"] = tuple(map(Path, given))
     config: TrainConfig = _build(TrainConfig, table, str(path))
     return config
+
+
+def _take_widths(table: Any, names: tuple[str, ...], where: str) -> None:
+    for name in names:
+        if isinstance(table, dict) and name in table:
+            given = table[name]
+            if not (isinstance(given, list) and all(type(one) is int for one in given)):
+                raise ConfigError(f"{where}: {name} is {given!r}, expected a list of whole numbers")
+            table[name] = tuple(given)
 
 
 def _take_paths(table: dict[str, Any], names: tuple[str, ...], where: str) -> None:

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import identity_of
-from hybridprompt.generator.layout import BYTE_MIDDLE, BYTE_STEP
+from hybridprompt.generator.layout import BYTE_MIDDLE, BYTE_STEP, CHANGE_STEP
 from hybridprompt.generator.network import GeneratorNetwork
 from hybridprompt.generator.onnx_generator import OnnxGenerator
 from hybridprompt.generator.torch_weights import config_of
-from hybridprompt.train.graph import STEM_BYTES, build, build_for_bytes
+from hybridprompt.train.graph import CHANGE, STEM_BYTES, build, build_for_bytes
+from hybridprompt.train.idle import without_idle
 from hybridprompt.train.sample_files import Sample
 from hybridprompt.train.samples import coded_planes, even_samples
 from hybridprompt.train.teacher import read_weights
@@ -96,7 +97,10 @@ _CALIBRATION_SIDE = 384
 _CALIBRATION_PERCENTILE = 99.999
 """Of the values that a range holds: those beyond are so rare that steps that are finer for all others win."""
 
-_BYTES = {"scale": np.array(BYTE_STEP, np.float32), "zero_point": np.array(BYTE_MIDDLE, np.uint8)}
+_BYTES, _CHANGE = (
+    {"scale": np.array(step, np.float32), "zero_point": np.array(BYTE_MIDDLE, np.uint8)}
+    for step in (BYTE_STEP, CHANGE_STEP)
+)
 _LARGEST_STRENGTH = 2.0
 _LARGEST_FLOAT16_LEVELS = 2
 _LARGEST_RMS = 0.5
@@ -168,7 +172,7 @@ def _quantise(model: onnx.ModelProto, samples: list[Sample]) -> bytes:
                 extra_options={
                     "CalibPercentile": _CALIBRATION_PERCENTILE,
                     # Of the stem's bias; the bytes themselves are left as they are.
-                    "TensorQuantOverrides": {STEM_BYTES: [_BYTES]},
+                    "TensorQuantOverrides": {STEM_BYTES: [_BYTES], CHANGE: [_CHANGE]},
                 },
             )
             return path.read_bytes()
@@ -227,17 +231,22 @@ def export_float16(weights: Path, output: Path, *, strength: float = 1.0) -> Equ
 
 
 def export_int8(
-    weights: Path, output: Path, corpus: Path, *, strength: float = 1.0
+    weights: Path, output: Path, corpus: Path, *, strength: float = 1.0, idle: float = 0.0
 ) -> tuple[Equivalence, Fidelity]:
     """Export ``ema.pt`` to ONNX in 8-bit integers, their ranges taken from the corpus's training pictures.
 
-    Returns how torch and float32 ONNX agree, and how 8-bit integers and float32 do on held-out pictures;
-    the file is written only when both are close.  Raises GeneratorError, and ConfigError for the corpus.
+    idle: the share of what a block adds whose channels are left out, as `without_idle` does.  Returns how
+    torch and float32 ONNX agree, and how 8-bit integers and float32 do on held-out pictures, all without
+    those channels; the file is written only when both are close.  Raises GeneratorError, and ConfigError for
+    the corpus.
     """
     network = load_weights(weights, strength=strength)
+    samples = even_samples(corpus / "train", _CALIBRATION_PICTURES)
+    if idle:
+        network = without_idle(network, samples, idle)
     data = build(network).SerializeToString()
     equivalence = _checked(network, data, output)
-    quantised = _quantise(build_for_bytes(network), even_samples(corpus / "train", _CALIBRATION_PICTURES))
+    quantised = _quantise(build_for_bytes(network), samples)
     fidelity = compare_generators(
         OnnxGenerator(data, name="float32", threads=2),
         OnnxGenerator(quantised, name=output.stem, threads=2),

@@ -26,8 +26,8 @@ _IR_VERSION = 9
 _BLOCKS = {"y": 4, "u": 2, "v": 2}
 """Samples of each plane to a side of what becomes one position of the network."""
 
-STEM_BYTES = "stem_bytes"
-"""What the stem takes in the layout for bytes, dequantised already."""
+STEM_BYTES, CHANGE = "stem_bytes", "change"
+"""What the first convolution takes in the layout for bytes, dequantised already; what the last one gives."""
 
 
 class _Graph:
@@ -67,7 +67,8 @@ class _Graph:
         kernel, stride = list(module.kernel_size), list(module.stride)
         pad = module.padding[0] if isinstance(module.padding, tuple) else 0
         pads = pads or [int(pad)] * 4
-        out = self.add("Conv", inputs, kernel_shape=kernel, strides=stride, pads=pads)
+        output = CHANGE if name == layout.HEAD else None
+        out = self.add("Conv", inputs, output, kernel_shape=kernel, strides=stride, pads=pads)
         return self.add("Relu", [out]) if relu else out
 
     def blocks(self, x: str, name: str, modules: nn.Sequential) -> str:
@@ -95,7 +96,7 @@ class _Graph:
         if isinstance(network.deep, DeepLevel):
             deep = self.add("Add", [deep, self.deep_level(deep, network.deep)])
         tail = self.add("Add", [skip, self.raised(deep, "up", network.up, 1)])
-        return self.conv(self.blocks(tail, "tail", network.tail), "head", network.head)
+        return self.conv(self.blocks(tail, "tail", network.tail), layout.HEAD, network.head)
 
     def deep_level(self, x: str, level: DeepLevel) -> str:
         # One more row and column where their number is odd, as in torch; else the last one has no partner.
@@ -197,6 +198,10 @@ class _ByteGraph(_Graph):
         names = [part if isinstance(part, str) else self.integers(part) for part in parts]
         return self.add("Concat", names, axis=0)
 
+    def rounded(self, x: str, step: str, zero: str) -> str:
+        """x in bytes; ONNX Runtime computes with these where it finds them on all sides of an operation."""
+        return self.add("DequantizeLinear", [self.add("QuantizeLinear", [x, step, zero]), step, zero])
+
     def unshuffled(self, plane: str, block: int) -> str:
         """(1, 1, H, W) to (1, block * block, H / block, W / block)."""
         columns = self._columns[0]
@@ -247,11 +252,13 @@ def build_for_bytes(network: GeneratorNetwork) -> onnx.ModelProto:
     stack = g.add("Concat", planes, axis=1)
     x = g.add("DequantizeLinear", [g.add("Concat", [*planes, spread], axis=1), step, middle], STEM_BYTES)
 
+    change_step = g.constant("change_step", np.float32(layout.CHANGE_STEP))
+    gate_step, none = g.constant("gate_step", np.float32(layout.GATE_STEP)), g.constant("none", np.uint8(0))
     change = g.change(x, network)
-    residual = g.add("Mul", [change, "strength"])
+    gate = g.rounded("strength", gate_step, none)
+    residual = g.rounded(g.add("Mul", [change, gate]), change_step, middle)
     base = g.add("DequantizeLinear", [stack, step, middle])
-    generated = g.add("Add", [base, residual])
-    made = g.add("QuantizeLinear", [generated, step, middle])
+    made = g.add("QuantizeLinear", [g.add("Add", [base, residual]), step, middle])
     for name, part in g.split(made, g.integers(16, 4, 4)).items():
         g.shuffled(part, _BLOCKS[name], f"{name}_out")
     return g.model(network.config, {layout.LAYOUT_KEY: layout.BYTE_LAYOUT})

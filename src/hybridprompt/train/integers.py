@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from hybridprompt.generator.layout import CONDITION_GAIN, PLANES, STEM
+from hybridprompt.generator.layout import BYTE_MIDDLE, CHANGE_STEP, CONDITION_GAIN, PLANES, STEM
 from hybridprompt.generator.network import DeepLevel, GeneratorNetwork, ResidualBlock
 
 _LARGEST_ACTIVATION: Final = 255
@@ -42,6 +42,13 @@ def rounded_activations(x: torch.Tensor) -> torch.Tensor:
     zero = (-low / step).round()
     rounded = ((values / step).round() + zero).clamp(0, _LARGEST_ACTIVATION) - zero
     return _as_if_not(values, rounded * step).to(x.dtype)
+
+
+def rounded_change(x: torch.Tensor) -> torch.Tensor:
+    """What the network adds to samples, in units of [0, 1], as the exported file has it before the gate."""
+    values = x.float()
+    rounded = (values / CHANGE_STEP).round().clamp(-BYTE_MIDDLE, _LARGEST_ACTIVATION - BYTE_MIDDLE)
+    return _as_if_not(values, rounded * CHANGE_STEP).to(x.dtype)
 
 
 def rounded_weights(weight: torch.Tensor) -> torch.Tensor:
@@ -75,7 +82,8 @@ class InIntegers:
         # What the first convolution of a block takes is rounded for the whole block.
         others = [network.stem, *(block.first for block in blocks)]
         self._taking = [*blocks, *(m for m in self._convolutions.values() if m not in others)]
-        self._giving = [network.up, network.head, *(block.second for block in blocks)]
+        self._head = network.head
+        self._giving = [network.up, *(block.second for block in blocks)]
         if isinstance(network.deep, DeepLevel):
             self._giving.append(network.deep.up)
 
@@ -98,8 +106,12 @@ class InIntegers:
         def given(_: nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
             return rounded_activations(output)
 
+        def changed(_: nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+            return rounded_change(output)
+
         handles = [module.register_forward_pre_hook(taken) for module in self._taking]
         handles += [module.register_forward_hook(given) for module in self._giving]
+        handles.append(self._head.register_forward_hook(changed))
         try:
             yield
         finally:

@@ -34,7 +34,7 @@ def narrow(weights: Weights, config: NetworkConfig) -> Weights:
     """Cut weights down to ``config``: the strongest channels and the first blocks of a larger network.
 
     A channel is as strong as the norm of what makes it times the norm of what reads it.  Blocks that only
-    ``config`` has are left out.  Raises ValueError where it has more channels.
+    ``config`` has are left out, and so is a level at 1/16.  Raises ValueError where it has more channels.
     """
     large = config_of(weights)
     stem = _strongest(
@@ -45,8 +45,6 @@ def narrow(weights: Weights, config: NetworkConfig) -> Weights:
     body = _strongest(
         _out_norm(weights, "down") * _in_norm(weights, "up"), config.body_channels, "body channels"
     )
-    # The pixel shuffle takes four channels of `up` for each of the stem's.
-    raised = (stem[:, None] * 4 + torch.arange(4)).flatten()
 
     def take(layer: str, outputs: torch.Tensor | None, inputs: torch.Tensor | None) -> Weights:
         weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
@@ -59,20 +57,29 @@ def narrow(weights: Weights, config: NetworkConfig) -> Weights:
     narrowed = (
         take("stem", stem, None)
         | take("down", body, stem)
-        | take("up", raised, body)
+        | take("up", _raised(stem), body)
         | take("head", None, stem)
     )
-    for name, channels, count in (
-        ("body", body, min(config.body_blocks, large.body_blocks)),
-        ("tail", stem, min(config.tail_blocks, large.tail_blocks)),
-    ):
-        for index in range(count):
+    blocks = [
+        ("body", body, config.body_widths[: large.body_blocks]),
+        ("tail", stem, (len(stem),) * min(config.tail_blocks, large.tail_blocks)),
+    ]
+    if config.deep_channels and large.deep_channels:
+        strength = _out_norm(weights, "deep.down") * _in_norm(weights, "deep.up")
+        deep = _strongest(strength, config.deep_channels, "channels at 1/16")
+        narrowed |= take("deep.down", deep, body) | take("deep.up", _raised(body), deep)
+        blocks.append(("deep.blocks", deep, config.deep_widths[: large.deep_blocks]))
+    for name, channels, widths in blocks:
+        for index, width in enumerate(widths):
             first, second = f"{name}.{index}.first", f"{name}.{index}.second"
-            inner = _strongest(
-                _out_norm(weights, first) * _in_norm(weights, second), len(channels), "inner channels"
-            )
+            inner = _strongest(_out_norm(weights, first) * _in_norm(weights, second), width, "inner channels")
             narrowed |= take(first, inner, channels) | take(second, channels, inner)
     return narrowed
+
+
+def _raised(channels: torch.Tensor) -> torch.Tensor:
+    """What a pixel shuffle by 2 makes these channels of: four of each."""
+    return (channels[:, None] * 4 + torch.arange(4)).flatten()
 
 
 def widen(weights: Weights, start: Weights) -> Weights:
@@ -84,7 +91,7 @@ def widen(weights: Weights, start: Weights) -> Weights:
     """
     small, large = config_of(weights), config_of(start)
     GeneratorNetwork(small).load_state_dict(weights)
-    if any(getattr(large, name) < value for name, value in small.as_dict().items()):
+    if not small.fits_into(large):
         raise ValueError(f"a network of {small.as_dict()} does not fit into one of {large.as_dict()}")
     widened = {name: value.clone() for name, value in start.items()}
     for name in widened.keys() - weights.keys():
