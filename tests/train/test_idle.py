@@ -105,6 +105,14 @@ def test_what_a_block_adds_is_kept_to_the_share(samples: list[Sample]) -> None:
     }
 
 
+def test_a_block_that_adds_nothing_yet_stays_a_block(samples: list[Sample]) -> None:
+    network = lively()
+    torch.nn.init.zeros_(network.get_submodule("body.1.second").weight)
+    cut = without_idle(network, samples, 0.001)
+    assert cut.config.body_widths[1] == 8
+    assert torch.allclose(made(cut, samples[0]), made(network, samples[0]), atol=1e-5)
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_share_is_a_share(samples: list[Sample], share: float) -> None:
     with pytest.raises(GeneratorError, match="expected from 0 to below 1"):

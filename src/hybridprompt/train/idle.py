@@ -85,7 +85,8 @@ def _cut(weights: Weights, block: str, activity: _Activity, share: float) -> Non
     reading = weights[f"{second}.weight"].double()
     energy = activity.variance * reading.square().sum((0, 2, 3))
     weakest = energy.argsort()
-    idle = int((energy[weakest].cumsum(0) <= share * energy.sum()).sum())
+    # Of a block that adds nothing yet, one stays.
+    idle = min(int((energy[weakest].cumsum(0) <= share * energy.sum()).sum()), len(energy) - 1)
     idle = max(idle - -(len(energy) - idle) % _STEP, 0)
     if idle == 0:
         return
