@@ -36,6 +36,11 @@ def test_losses_are_told_like_gains() -> None:
 def test_fewer_bytes_of_the_peer_are_told() -> None:
     text = "\n".join(sentences(replace(REPORT, peer=replace(PEER, size_bytes=9_000))))
     assert "10.0% fewer" in text
+    ours = REPORT.ours.size_bytes
+    for fewer, told in ((0.0009, False), (0.0011, True)):
+        peer = replace(PEER, size_bytes=round(ours * (1 - fewer)))
+        text = "\n".join(sentences(replace(REPORT, peer=peer)))
+        assert ("fewer" in text) == told
 
 
 def test_coarse_steps_are_told() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from hybridprompt.demo.peer import TOLERANCE
+from hybridprompt.demo.peer import SAME, TOLERANCE
 from hybridprompt.evaluate.compare import HIGHER_IS_BETTER, METRICS
 
 TILED = frozenset({"LPIPS-VGG", "DISTS"})
@@ -76,7 +76,7 @@ def sentences(report: DemoReport) -> list[str]:
     """What the numbers say, the bad ones too."""
     out = []
     difference = report.peer.size_bytes / report.ours.size_bytes - 1
-    if difference < 0:
+    if difference < -SAME:
         out.append(f"AV1 could not be given as many bytes; it has {-difference:.1%} fewer.")
     elif difference > TOLERANCE:
         out.append(f"AV1 has {difference:.1%} more bytes: the steps of its CRF are that coarse here.")
