@@ -6,24 +6,11 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from train_media import TINY, TINY_DEEP  # noqa: E402
+from train_media import TINY, TINY_DEEP, lively  # noqa: E402
 
-from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig  # noqa: E402
+from hybridprompt.generator.network import NetworkConfig  # noqa: E402
 from hybridprompt.generator.onnx_generator import OnnxGenerator  # noqa: E402
 from hybridprompt.train.graph import build, build_for_bytes  # noqa: E402
-
-
-def lively(config: NetworkConfig, strength: float = 0.35) -> GeneratorNetwork:
-    """A network whose output depends on all of it."""
-    torch.manual_seed(4)
-    network = GeneratorNetwork(config)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(0, 0.5 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.02)
-        # No sample changes by more than bytes hold.
-        network.head.weight.mul_(strength)
-        network.head.bias.mul_(strength)
-    return network
 
 
 @pytest.mark.parametrize("size", [(64, 128), (72, 104), (8, 8), (1, 3)])

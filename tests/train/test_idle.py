@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from train_media import TINY, write_samples  # noqa: E402
+from train_media import TINY, lively, write_samples  # noqa: E402
 
 from hybridprompt.errors import GeneratorError  # noqa: E402
 from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig  # noqa: E402
@@ -22,6 +22,8 @@ from hybridprompt.train.samples import even_samples, whole_picture  # noqa: E402
 DEEP = NetworkConfig(
     stem_channels=8, body_channels=32, body_blocks=2, tail_blocks=1, deep_channels=24, deep_blocks=1
 )
+STRONG = {"spread": 1.0, "head": 0.1}
+"""Layers whose channels all matter."""
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def samples(folder: Path) -> list[Sample]:
     return even_samples(folder / "corpus" / "train", 3)
-
-
-def lively(config: NetworkConfig = DEEP) -> GeneratorNetwork:
-    """A network whose output depends on all of it."""
-    torch.manual_seed(4)
-    network = GeneratorNetwork(config)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.normal_(0, 1 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.02)
-        network.head.weight.mul_(0.1)
-    return network.eval()
 
 
 def silence(network: GeneratorNetwork, block: str, channels: slice, value: float = 0.0) -> None:
@@ -64,7 +55,7 @@ def made(network: GeneratorNetwork, sample: Sample) -> "torch.Tensor":
 
 @pytest.mark.parametrize("value", [0.0, 0.7], ids=["dead", "constant"])
 def test_channels_that_never_change_are_left_out(samples: list[Sample], value: float) -> None:
-    network = lively()
+    network = lively(DEEP, **STRONG)
     silence(network, "body.0", slice(3, 15), value)
     silence(network, "deep.blocks.0", slice(0, 16))
     before = network.state_dict()
@@ -79,7 +70,7 @@ def test_channels_that_never_change_are_left_out(samples: list[Sample], value: f
 
 
 def test_more_may_be_left_out_at_a_price(samples: list[Sample]) -> None:
-    network = lively()
+    network = lively(DEEP, **STRONG)
     distances = []
     for share in (0.0, 0.2, 0.6):
         cut = without_idle(network, samples, share)
@@ -92,7 +83,7 @@ def test_more_may_be_left_out_at_a_price(samples: list[Sample]) -> None:
 
 def test_what_a_block_adds_is_kept_to_the_share(samples: list[Sample]) -> None:
     """The weakest channels go, not just any."""
-    network = lively()
+    network = lively(DEEP, **STRONG)
     second = network.get_submodule("body.1.second")
     with torch.no_grad():
         second.weight[:, 5:29] *= 0.01
@@ -106,7 +97,7 @@ def test_what_a_block_adds_is_kept_to_the_share(samples: list[Sample]) -> None:
 
 
 def test_a_block_that_adds_nothing_yet_stays_a_block(samples: list[Sample]) -> None:
-    network = lively()
+    network = lively(DEEP, **STRONG)
     torch.nn.init.zeros_(network.get_submodule("body.1.second").weight)
     cut = without_idle(network, samples, 0.001)
     assert cut.config.body_widths[1] == 8
@@ -116,11 +107,11 @@ def test_a_block_that_adds_nothing_yet_stays_a_block(samples: list[Sample]) -> N
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_share_is_a_share(samples: list[Sample], share: float) -> None:
     with pytest.raises(GeneratorError, match="expected from 0 to below 1"):
-        without_idle(lively(), samples, share)
+        without_idle(lively(DEEP, **STRONG), samples, share)
 
 
 def test_the_exported_file_is_smaller_and_makes_the_same(folder: Path) -> None:
-    network = lively(replace(TINY, body_channels=32))
+    network = lively(replace(TINY, body_channels=32), **STRONG)
     silence(network, "body.0", slice(0, 16))
     state = {"network": network.state_dict(), "config": network.config.as_dict(), "step": 1}
     torch.save(state, folder / "ema.pt")

@@ -1,5 +1,6 @@
 """Learning from a larger generator: its weights, narrowing, distillation."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,23 @@ def random_batch(seed: int = 0) -> Batch:
     return Batch(coded, coded, torch.rand(2, 1, 1, 1))
 
 
+def silence(layers: Iterable["torch.nn.Module"], channels: Sequence[int] | np.ndarray) -> None:
+    """Let output channels of convolutions give zero."""
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight[channels] = 0  # type: ignore[operator]
+            layer.bias[channels] = 0  # type: ignore[operator]
+
+
+def assert_same(one: GeneratorNetwork, other: GeneratorNetwork, *, atol: float) -> None:
+    """That both make the same planes of a random batch."""
+    batch = random_batch()
+    for mine, wanted in zip(
+        one(*batch.coded, batch.quantiser), other(*batch.coded, batch.quantiser), strict=True
+    ):
+        assert torch.allclose(mine, wanted, rtol=1e-5 if atol else 0, atol=atol)
+
+
 def write_ema(path: Path, network: GeneratorNetwork) -> Path:
     torch.save({"network": network.state_dict(), "config": network.config.as_dict(), "step": 1}, path)
     return path
@@ -83,28 +101,16 @@ def test_narrowing_keeps_what_weak_channels_do_not_change() -> None:
     network = random_network(LARGE)
     rng = np.random.default_rng(1)
     idle_stem, idle_body = rng.permutation(12)[:4], rng.permutation(24)[:8]
-    with torch.no_grad():
-        for layer, idle in (
-            (network.stem, idle_stem),
-            (network.down, idle_body),
-            *((block.second, idle_body) for block in network.body),
-            *((block.second, idle_stem) for block in network.tail),
-            *((block.first, rng.permutation(24)[:8]) for block in network.body),
-            *((block.first, rng.permutation(12)[:4]) for block in network.tail),
-        ):
-            layer.weight[idle] = 0
-            layer.bias[idle] = 0
-        raised = (idle_stem[:, None] * 4 + np.arange(4)).ravel()
-        network.up.weight[raised] = 0
-        network.up.bias[raised] = 0
+    silence([network.stem, *(block.second for block in network.tail)], idle_stem)
+    silence([network.down, *(block.second for block in network.body)], idle_body)
+    for blocks, channels, count in ((network.body, 24, 8), (network.tail, 12, 4)):
+        for block in blocks:
+            silence([block.first], rng.permutation(channels)[:count])
+    silence([network.up], (idle_stem[:, None] * 4 + np.arange(4)).ravel())
     config = replace(LARGE, stem_channels=8, body_channels=16)
     narrowed = GeneratorNetwork(config)
     narrowed.load_state_dict(narrow(network.state_dict(), config))
-    batch = random_batch()
-    for mine, wanted in zip(
-        narrowed(*batch.coded, batch.quantiser), network(*batch.coded, batch.quantiser), strict=True
-    ):
-        assert torch.allclose(mine, wanted, atol=1e-5)
+    assert_same(narrowed, network, atol=1e-5)
 
 
 def test_narrowing_leaves_out_blocks_but_invents_no_channels() -> None:
@@ -155,25 +161,13 @@ def test_more_blocks_add_nothing_yet_and_nothing_is_cut() -> None:
 def test_narrowing_takes_the_level_at_a_sixteenth_and_what_is_inside_blocks() -> None:
     deep = replace(LARGE, deep_channels=8, deep_blocks=2)
     network = random_network(deep)
-    idle = [1, 2, 6]
-    with torch.no_grad():
-        for layer in (network.deep.down, *(block.second for block in network.deep.blocks)):  # type: ignore[union-attr]
-            layer.weight[idle] = 0
-            layer.bias[idle] = 0
-        for layer in (network.body[1].first, network.deep.blocks[0].first):  # type: ignore[union-attr]
-            layer.weight[idle] = 0
-            layer.bias[idle] = 0
+    blocks = network.deep.blocks
+    silence([network.deep.down, *(block.second for block in blocks)], [1, 2, 6])
+    silence([network.body[1].first, *(block.first for block in blocks)], [1, 2, 6])
     config = replace(deep, deep_channels=5, body_hidden=(24, 21), deep_hidden=(5, 5))
-    with torch.no_grad():
-        network.deep.blocks[1].first.weight[idle] = 0  # type: ignore[union-attr]
-        network.deep.blocks[1].first.bias[idle] = 0  # type: ignore[union-attr]
     narrowed = GeneratorNetwork(config)
     narrowed.load_state_dict(narrow(network.state_dict(), config))
-    batch = random_batch()
-    for mine, wanted in zip(
-        narrowed(*batch.coded, batch.quantiser), network(*batch.coded, batch.quantiser), strict=True
-    ):
-        assert torch.allclose(mine, wanted, atol=1e-5)
+    assert_same(narrowed, network, atol=1e-5)
     assert config_of(narrow(network.state_dict(), LARGE)) == LARGE
     with pytest.raises(ValueError, match="cannot be taken"):
         narrow(network.state_dict(), replace(deep, body_hidden=(25, 24)))
@@ -183,11 +177,7 @@ def test_blocks_widen_inside_too() -> None:
     small = random_network(replace(TINY, body_hidden=(8,)))
     large = GeneratorNetwork(replace(TINY, body_blocks=2, body_hidden=(12, 4)))
     large.load_state_dict(widen(small.state_dict(), large.state_dict()))
-    batch = random_batch()
-    for mine, wanted in zip(
-        large(*batch.coded, batch.quantiser), small(*batch.coded, batch.quantiser), strict=True
-    ):
-        assert torch.equal(mine, wanted)
+    assert_same(large, small, atol=0)
     narrower = GeneratorNetwork(replace(TINY, body_blocks=2, body_hidden=(8, 4)))
     with pytest.raises(ValueError, match="does not fit"):
         widen(large.state_dict(), narrower.state_dict())

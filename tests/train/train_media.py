@@ -4,13 +4,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from hybridprompt.evaluate.loss import LossWeights
-from hybridprompt.generator.network import NetworkConfig
+from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig
 from hybridprompt.train.config import TrainConfig
 
 TINY = NetworkConfig(stem_channels=8, body_channels=16, body_blocks=1)
 TINY_DEEP = NetworkConfig(stem_channels=8, body_channels=16, body_blocks=1, deep_channels=8, deep_blocks=1)
+
+
+def lively(config: NetworkConfig, *, spread: float = 0.5, head: float = 0.35) -> GeneratorNetwork:
+    """A network whose output depends on all of it.
+
+    spread: of what its layers give for inputs around 1; head: what its last one is multiplied by.
+    """
+    torch.manual_seed(4)
+    network = GeneratorNetwork(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, spread / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.02)
+        for parameter in network.head.parameters():
+            parameter.mul_(head)
+    return network.eval()
 
 
 def write_samples(folder: Path, count: int, *, width: int = 112, height: int = 80, seed: int = 0) -> None:

@@ -35,9 +35,8 @@ GATE_STEP: Final = 1 / 120
 """Strengths, which such a file takes as floats, are rounded to these steps, of which an eighth is 15."""
 
 STEM: Final = "stem"
-HEAD: Final = "head"
 PLANES: Final = 24
-"""First and last convolution, and how many inputs of the first are samples; those of the quantiser follow."""
+"""The first convolution, and how many of its inputs are samples; those of the quantiser come after them."""
 
 Doubles = NDArray[np.float64]
 

@@ -59,7 +59,14 @@ class _Graph:
         return module.weight.detach().cpu().numpy(), module.bias.detach().cpu().numpy()
 
     def conv(
-        self, x: str, name: str, module: nn.Conv2d, *, relu: bool = False, pads: list[int] | None = None
+        self,
+        x: str,
+        name: str,
+        module: nn.Conv2d,
+        *,
+        relu: bool = False,
+        pads: list[int] | None = None,
+        output: str | None = None,
     ) -> str:
         kind = np.float16 if self.half else np.float32
         weight, bias = (values.astype(kind) for values in self.weights_of(name, module))
@@ -67,7 +74,6 @@ class _Graph:
         kernel, stride = list(module.kernel_size), list(module.stride)
         pad = module.padding[0] if isinstance(module.padding, tuple) else 0
         pads = pads or [int(pad)] * 4
-        output = CHANGE if name == layout.HEAD else None
         out = self.add("Conv", inputs, output, kernel_shape=kernel, strides=stride, pads=pads)
         return self.add("Relu", [out]) if relu else out
 
@@ -96,7 +102,7 @@ class _Graph:
         if isinstance(network.deep, DeepLevel):
             deep = self.add("Add", [deep, self.deep_level(deep, network.deep)])
         tail = self.add("Add", [skip, self.raised(deep, "up", network.up, 1)])
-        return self.conv(self.blocks(tail, "tail", network.tail), layout.HEAD, network.head)
+        return self.conv(self.blocks(tail, "tail", network.tail), "head", network.head, output=CHANGE)
 
     def deep_level(self, x: str, level: DeepLevel) -> str:
         # One more row and column where their number is odd, as in torch; else the last one has no partner.

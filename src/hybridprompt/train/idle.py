@@ -18,6 +18,7 @@ from hybridprompt.generator.network import GeneratorNetwork, ResidualBlock
 from hybridprompt.generator.torch_weights import Weights, config_of
 from hybridprompt.train.sample_files import Sample
 from hybridprompt.train.samples import whole_picture
+from hybridprompt.train.teacher import taken
 
 _STEP: Final = 8
 """Channels are kept in multiples of this many, which processors compute at once."""
@@ -94,6 +95,4 @@ def _cut(weights: Weights, block: str, activity: _Activity, share: float) -> Non
     means = torch.einsum("oihw,i->o", reading[:, dropped], activity.mean[dropped])
     bias = weights[f"{second}.bias"]
     weights[f"{second}.bias"] = bias + means.to(bias.dtype)
-    weights[f"{second}.weight"] = weights[f"{second}.weight"][:, kept]
-    for part in ("weight", "bias"):
-        weights[f"{first}.{part}"] = weights[f"{first}.{part}"][kept]
+    weights |= taken(weights, first, kept, None) | taken(weights, second, None, kept)

@@ -82,10 +82,10 @@ class InIntegers:
         # What the first convolution of a block takes is rounded for the whole block.
         others = [network.stem, *(block.first for block in blocks)]
         self._taking = [*blocks, *(m for m in self._convolutions.values() if m not in others)]
-        self._head = network.head
-        self._giving = [network.up, *(block.second for block in blocks)]
+        giving: list[nn.Module] = [network.up, *(block.second for block in blocks)]
         if isinstance(network.deep, DeepLevel):
-            self._giving.append(network.deep.up)
+            giving.append(network.deep.up)
+        self._giving = dict.fromkeys(giving, rounded_activations) | {network.head: rounded_change}
 
     def __call__(
         self, y: torch.Tensor, uv: torch.Tensor, quantiser: torch.Tensor
@@ -103,15 +103,11 @@ class InIntegers:
         def taken(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             return (rounded_activations(inputs[0]), *inputs[1:])
 
-        def given(_: nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-            return rounded_activations(output)
-
-        def changed(_: nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-            return rounded_change(output)
+        def given(module: nn.Module, _: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+            return self._giving[module](output)
 
         handles = [module.register_forward_pre_hook(taken) for module in self._taking]
         handles += [module.register_forward_hook(given) for module in self._giving]
-        handles.append(self._head.register_forward_hook(changed))
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ Both refine the same base, so that is the difference of their residuals.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,14 +47,7 @@ def narrow(weights: Weights, config: NetworkConfig) -> Weights:
         _out_norm(weights, "down") * _in_norm(weights, "up"), config.body_channels, "body channels"
     )
 
-    def take(layer: str, outputs: torch.Tensor | None, inputs: torch.Tensor | None) -> Weights:
-        weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
-        if outputs is not None:
-            weight, bias = weight[outputs], bias[outputs]
-        if inputs is not None:
-            weight = weight[:, inputs]
-        return {f"{layer}.weight": weight.clone(), f"{layer}.bias": bias.clone()}
-
+    take = partial(taken, weights)
     narrowed = (
         take("stem", stem, None)
         | take("down", body, stem)
@@ -75,6 +69,16 @@ def narrow(weights: Weights, config: NetworkConfig) -> Weights:
             inner = _strongest(_out_norm(weights, first) * _in_norm(weights, second), width, "inner channels")
             narrowed |= take(first, inner, channels) | take(second, channels, inner)
     return narrowed
+
+
+def taken(weights: Weights, layer: str, outputs: torch.Tensor | None, inputs: torch.Tensor | None) -> Weights:
+    """A layer's weights with these channels (indices) only, all of them where None."""
+    weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+    if outputs is not None:
+        weight, bias = weight[outputs], bias[outputs]
+    if inputs is not None:
+        weight = weight[:, inputs]
+    return {f"{layer}.weight": weight.clone(), f"{layer}.bias": bias.clone()}
 
 
 def _raised(channels: torch.Tensor) -> torch.Tensor:
