@@ -64,9 +64,10 @@ def test_mistakes_are_told(
 
 
 @pytest.mark.parametrize("precision", [[], ["--float16"]])
-def test_idle_channels_are_found_by_a_corpus(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: list[str]
+@pytest.mark.parametrize("option", ["--idle=0.1", "--seen=8"])
+def test_channels_are_left_out_by_a_corpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], precision: list[str], option: str
 ) -> None:
-    arguments = ["export", str(tmp_path / "ema.pt"), str(tmp_path / "out.onnx"), "--idle", "0.1", *precision]
+    arguments = ["export", str(tmp_path / "ema.pt"), str(tmp_path / "out.onnx"), option, *precision]
     assert main(arguments) == 1
-    assert "--idle: only with --int8" in capsys.readouterr().err
+    assert f"{option.split('=')[0]}: only with --int8" in capsys.readouterr().err

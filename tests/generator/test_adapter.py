@@ -22,6 +22,7 @@ from hybridprompt.train.export import export, export_float16  # noqa: E402
 
 WEIGHTS = resources.files("hybridprompt.generator") / "weights"
 CONFIG = NetworkConfig(stem_channels=8, body_channels=16)
+SLIM = NetworkConfig(stem_channels=8, body_channels=16, tail_hidden=(4,), seen_channels=4)
 DEEP = NetworkConfig(stem_channels=8, body_channels=16, deep_channels=12, deep_blocks=1)
 WIDTH, HEIGHT = 160, 96
 
@@ -30,7 +31,7 @@ def shipped(size: str) -> bytes:
     return (WEIGHTS / f"{GENERATOR_SIZES[size]}.onnx").read_bytes()
 
 
-@pytest.fixture(scope="module", params=[CONFIG, DEEP], ids=["two levels", "three levels"])
+@pytest.fixture(scope="module", params=[CONFIG, SLIM, DEEP], ids=["two levels", "slim", "three levels"])
 def float_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network in floats whose output depends on all of it."""
     folder = tmp_path_factory.mktemp("adapter")

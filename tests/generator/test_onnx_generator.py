@@ -25,6 +25,8 @@ Planes = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # As deep as the shipped one: depth alone decides how far the network sees.
 CONFIG = NetworkConfig(stem_channels=8, body_channels=16)
+# As the small one.
+SLIM = NetworkConfig(stem_channels=8, body_channels=16, body_hidden=(8, 8), tail_hidden=(4,), seen_channels=4)
 # As the large one.
 DEEP = NetworkConfig(stem_channels=8, body_channels=16, body_blocks=3, deep_channels=16, deep_blocks=2)
 
@@ -56,7 +58,7 @@ def exported(config: NetworkConfig, folder: Path) -> Path:
 Made = tuple[NetworkConfig, OnnxGenerator]
 
 
-@pytest.fixture(scope="module", params=[CONFIG, DEEP], ids=["two levels", "three levels"])
+@pytest.fixture(scope="module", params=[CONFIG, SLIM, DEEP], ids=["two levels", "slim", "three levels"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     path = exported(request.param, tmp_path_factory.mktemp("made"))
     return request.param, OnnxGenerator(path.read_bytes())
@@ -171,6 +173,7 @@ def test_only_gated_blocks_change_and_they_do_as_in_the_whole_picture(
     ("config", "margin"),
     [
         (NetworkConfig(stem_channels=4, body_channels=8), 64),
+        (NetworkConfig(stem_channels=4, body_channels=8, seen_channels=2, tail_hidden=(2,)), 64),
         (NetworkConfig(stem_channels=4, body_channels=8, body_blocks=4, tail_blocks=2), 104),
         (NetworkConfig(stem_channels=4, body_channels=8, deep_channels=8, deep_blocks=1), 112),
         (NetworkConfig(stem_channels=8, body_channels=8, body_blocks=3, deep_channels=8, deep_blocks=2), 160),
@@ -393,12 +396,14 @@ def test_all_sizes_are_found_by_identity_and_differ() -> None:
     assert len(identities) == len(registry.GENERATOR_SIZES)
 
 
-def test_gmac_of_the_default_network() -> None:
+@pytest.mark.parametrize("config", [NetworkConfig(), SLIM], ids=["usual", "slim"])
+def test_gmac(config: NetworkConfig) -> None:
     """Independently: every convolution's weights times the positions it is evaluated at."""
-    config = NetworkConfig()
-    s, b = config.stem_channels, config.body_channels
+    s, b, seen = config.stem_channels, config.body_channels, config.seen_channels
     quarter, eighth = 1920 * 1080 // 16, 1920 * 1080 // 64
-    at_quarter = 26 * s * 9 + config.tail_blocks * 2 * s * s * 9 + s * 24 * 9
-    at_eighth = s * b * 4 + config.body_blocks * 2 * b * b * 9 + b * 4 * s
+    inner = config.tail_hidden[0] if config.tail_hidden else s
+    within = sum(config.body_hidden) or config.body_blocks * b
+    at_quarter = 26 * (seen or s) * 9 + seen * s + config.tail_blocks * 2 * s * inner * 9 + s * 24 * 9
+    at_eighth = (seen or s) * b * 4 + 2 * b * within * 9 + b * 4 * s
     expected = (at_quarter * quarter + at_eighth * eighth) / 1e9
     assert count_gmac(config, 1920, 1080) == pytest.approx(expected, rel=1e-9)

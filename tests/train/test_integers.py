@@ -12,7 +12,7 @@ from hybridprompt.evaluate.weights import have_metric_weights  # noqa: E402
 if not have_metric_weights():
     pytest.skip("the weights of LPIPS and DISTS are not installed", allow_module_level=True)
 
-from train_media import TINY, TINY_DEEP, tiny_config  # noqa: E402
+from train_media import TINY, TINY_DEEP, TINY_SLIM, tiny_config  # noqa: E402
 
 from hybridprompt.generator.network import GeneratorNetwork  # noqa: E402
 from hybridprompt.generator.torch_weights import read_onnx  # noqa: E402
@@ -23,7 +23,7 @@ from hybridprompt.train.loop import Trainer  # noqa: E402
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(params=[TINY, TINY_DEEP], ids=["two levels", "three levels"])
+@pytest.fixture(params=[TINY, TINY_DEEP, TINY_SLIM], ids=["two levels", "three levels", "slim"])
 def network(request: pytest.FixtureRequest) -> GeneratorNetwork:
     torch.manual_seed(3)
     network = GeneratorNetwork(request.param)

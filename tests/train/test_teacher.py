@@ -71,7 +71,8 @@ def write_ema(path: Path, network: GeneratorNetwork) -> Path:
 
 def test_shape_is_read_off_the_weights() -> None:
     hidden = replace(LARGE, body_hidden=(8, 24), deep_channels=8, deep_blocks=2, deep_hidden=(4, 8))
-    for config in (TINY, LARGE, replace(LARGE, tail_blocks=0), hidden):
+    slim = replace(LARGE, seen_channels=5, tail_hidden=(3, 12))
+    for config in (TINY, LARGE, replace(LARGE, tail_blocks=0), hidden, slim):
         assert config_of(GeneratorNetwork(config).state_dict()) == config
     with pytest.raises(KeyError):
         config_of({"something": torch.zeros(1)})
@@ -183,6 +184,38 @@ def test_blocks_widen_inside_too() -> None:
         widen(large.state_dict(), narrower.state_dict())
 
 
+@pytest.mark.parametrize("slim", [False, True], ids=["its own", "an identity"])
+def test_narrowing_takes_the_first_convolution_apart_from_the_last_blocks(slim: bool) -> None:
+    """Whether the larger network has a convolution of one pixel between them already or not."""
+    network = random_network(replace(LARGE, seen_channels=10 if slim else 0))
+    silence([network.stem], [1, 4, 5])
+    config = replace(LARGE, seen_channels=9 if not slim else 7)
+    narrowed = GeneratorNetwork(config)
+    narrowed.load_state_dict(narrow(network.state_dict(), config))
+    assert_same(narrowed, network, atol=1e-5)
+
+
+def test_a_convolution_of_one_pixel_is_not_dropped() -> None:
+    slim = random_network(replace(LARGE, seen_channels=10)).state_dict()
+    with pytest.raises(ValueError, match="of one pixel"):
+        narrow(slim, LARGE)
+    with pytest.raises(ValueError, match="does not fit"):
+        widen(slim, random_network(LARGE).state_dict())
+    with pytest.raises(ValueError, match="does not fit"):
+        widen(
+            random_network(LARGE).state_dict(), random_network(replace(LARGE, seen_channels=12)).state_dict()
+        )
+
+
+def test_narrowing_inside_the_last_blocks() -> None:
+    network = random_network(LARGE)
+    silence([network.tail[0].first], [0, 2, 7])
+    config = replace(LARGE, tail_hidden=(9, 12))
+    narrowed = GeneratorNetwork(config)
+    narrowed.load_state_dict(narrow(network.state_dict(), config))
+    assert_same(narrowed, network, atol=1e-5)
+
+
 def test_distance_is_that_of_the_planes() -> None:
     network = random_network(TINY)
     teacher = Teacher(network.state_dict(), CPU)
@@ -250,7 +283,7 @@ def test_narrowed_start_and_unusable_teachers(tmp_path: Path) -> None:
         Trainer(tiny_config(tmp_path, "other", widen_from=tmp_path / "large.pt"))
     with pytest.raises(ConfigError, match=r"nothing\.onnx"):
         Trainer(tiny_config(tmp_path, distillation=Distillation(teacher=tmp_path / "nothing.onnx")))
-    for second in ("start_from", "narrow_from"):
+    for second in ("start_from", "narrow_from", "prune_from"):
         with pytest.raises(ConfigError, match="one of them"):
             tiny_config(tmp_path, widen_from=tmp_path / "large.pt", **{second: tmp_path / "large.pt"})
     with pytest.raises(ConfigError, match="one of them"):

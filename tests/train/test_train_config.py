@@ -102,6 +102,7 @@ def test_blocks_have_widths_of_their_own(tmp_path: Path) -> None:
         ("finest_key = 256", "finest_key = 256"),
         ("finest_inter = -1", "finest_inter = -1"),
         ("narrow_from = 3", "narrow_from is 3"),
+        ("prune_from = 3", "prune_from is 3"),
         ("widen_from = 3", "widen_from is 3"),
         ('widen_from = "a"\nstart_from = "b"', "one of them"),
         ("seconds = -1", "seconds = -1"),

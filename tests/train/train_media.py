@@ -12,6 +12,9 @@ from hybridprompt.train.config import TrainConfig
 
 TINY = NetworkConfig(stem_channels=8, body_channels=16, body_blocks=1)
 TINY_DEEP = NetworkConfig(stem_channels=8, body_channels=16, body_blocks=1, deep_channels=8, deep_blocks=1)
+TINY_SLIM = NetworkConfig(
+    stem_channels=8, body_channels=16, body_blocks=1, body_hidden=(8,), tail_hidden=(4,), seen_channels=4
+)
 
 
 def lively(config: NetworkConfig, *, spread: float = 0.5, head: float = 0.35) -> GeneratorNetwork:

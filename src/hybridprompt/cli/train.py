@@ -133,14 +133,23 @@ def export(
             help="With --int8: leave out channels that together carry up to this share of what a block adds.",
         ),
     ] = 0.0,
+    seen: Annotated[
+        int,
+        typer.Option(
+            metavar="CHANNELS",
+            min=0,
+            help="With --int8: keep so many channels of the first convolution, and let them do what all did.",
+        ),
+    ] = 0,
 ) -> None:
     """Export a generator to ONNX; refused unless it computes what torch does."""
     _need("train", "torch")
     from hybridprompt.train.export import describe, export_float16, export_int8
     from hybridprompt.train.export import export as export_file
 
-    if idle and int8 is None:
-        raise ConfigError("--idle: only with --int8, whose corpus tells which channels are idle")
+    for name, value in (("--idle", idle), ("--seen", seen)):
+        if value and int8 is None:
+            raise ConfigError(f"{name}: only with --int8, whose corpus tells which channels matter")
     if float16:
         if int8 is not None:
             raise ConfigError("--int8 and --float16: expected one of them")
@@ -153,7 +162,7 @@ def export(
     if int8 is None:
         result, fidelity = export_file(weights, output, strength=strength), None
     else:
-        result, fidelity = export_int8(weights, output, int8, strength=strength, idle=idle)
+        result, fidelity = export_int8(weights, output, int8, strength=strength, idle=idle, seen=seen)
     report(
         f"{output}: generator {describe(output)}; float32 and torch at most {result.largest} level apart, "
         f"{result.differing} of {result.samples} samples differ"

@@ -64,4 +64,5 @@ def strength_plane(
     """
     rows = np.minimum(np.arange(0, height, step) // block_size, strengths.shape[0] - 1)
     columns = np.minimum(np.arange(0, width, step) // block_size, strengths.shape[1] - 1)
-    return np.ascontiguousarray(strengths[rows[:, None], columns[None, :]])
+    spread: NDArray[np.float32] = strengths[rows].take(columns, axis=1)
+    return spread

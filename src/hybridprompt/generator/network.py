@@ -28,8 +28,9 @@ class NetworkConfig:
     """Shape of the network: channels at 1/4, 1/8 and 1/16 of the luma resolution, residual blocks at each.
 
     deep_channels, deep_blocks: at 1/16; no channels for a network without that level.  body_hidden,
-    deep_hidden: channels between the two convolutions of each block at 1/8 and at 1/16; as many as outside
-    where none are given.
+    deep_hidden, tail_hidden: channels between the two convolutions of each block at 1/8, 1/16 and 1/4; as
+    many as outside where none are given.  seen_channels: of the first convolution, where they are not
+    stem_channels, which a convolution of one pixel then makes of them.
     """
 
     stem_channels: int = 32
@@ -40,9 +41,12 @@ class NetworkConfig:
     deep_blocks: int = 0
     body_hidden: tuple[int, ...] = ()
     deep_hidden: tuple[int, ...] = ()
+    tail_hidden: tuple[int, ...] = ()
+    seen_channels: int = 0
 
     def __post_init__(self) -> None:
-        for name, count in (("body", self.body_blocks), ("deep", self.deep_blocks)):
+        counts = {"body": self.body_blocks, "deep": self.deep_blocks, "tail": self.tail_blocks}
+        for name, count in counts.items():
             hidden = getattr(self, f"{name}_hidden")
             if hidden and (len(hidden) != count or min(hidden) < 1):
                 raise ValueError(f"{name}_hidden = {hidden}: expected a positive number for each block")
@@ -56,6 +60,16 @@ class NetworkConfig:
     def deep_widths(self) -> tuple[int, ...]:
         """Channels within each block at 1/16."""
         return self.deep_hidden or (self.deep_channels,) * self.deep_blocks
+
+    @property
+    def tail_widths(self) -> tuple[int, ...]:
+        """Channels within each block at 1/4."""
+        return self.tail_hidden or (self.stem_channels,) * self.tail_blocks
+
+    @property
+    def first_channels(self) -> int:
+        """Channels of the first convolution."""
+        return self.seen_channels or self.stem_channels
 
     @property
     def grid(self) -> int:
@@ -76,13 +90,15 @@ class NetworkConfig:
         return asdict(self)
 
     def fits_into(self, other: NetworkConfig) -> bool:
-        """Whether the other network has all of these channels and blocks, or more."""
+        """Whether the other network has all of these layers, channels and blocks, or more."""
         sizes = [name for name, value in self.as_dict().items() if isinstance(value, int)]
         pairs = [(getattr(self, name), getattr(other, name)) for name in sizes]
         # Of blocks that only one has, their number has told.
         pairs += zip(self.body_widths, other.body_widths, strict=False)
         pairs += zip(self.deep_widths, other.deep_widths, strict=False)
-        return all(own <= others for own, others in pairs)
+        pairs += zip(self.tail_widths, other.tail_widths, strict=False)
+        alike = bool(self.seen_channels) == bool(other.seen_channels)
+        return alike and all(own <= others for own, others in pairs)
 
 
 class ResidualBlock(nn.Module):
@@ -130,13 +146,15 @@ class GeneratorNetwork(nn.Module):
         super().__init__()
         self.config = config or NetworkConfig()
         stem, body = self.config.stem_channels, self.config.body_channels
-        self.stem = nn.Conv2d(_PLANES + _CONDITIONS, stem, 3, padding=1)
-        self.down = nn.Conv2d(stem, body, 2, stride=2)
+        seen = self.config.first_channels
+        self.stem = nn.Conv2d(_PLANES + _CONDITIONS, seen, 3, padding=1)
+        self.skip = nn.Conv2d(seen, stem, 1) if self.config.seen_channels else nn.Identity()
+        self.down = nn.Conv2d(seen, body, 2, stride=2)
         self.body = nn.Sequential(*[ResidualBlock(body, hidden) for hidden in self.config.body_widths])
         deep = self.config.deep_channels
         self.deep = DeepLevel(body, deep, self.config.deep_widths) if deep else nn.Identity()
         self.up = nn.Conv2d(body, stem * 4, 1)
-        self.tail = nn.Sequential(*[ResidualBlock(stem) for _ in range(self.config.tail_blocks)])
+        self.tail = nn.Sequential(*[ResidualBlock(stem, hidden) for hidden in self.config.tail_widths])
         self.head = nn.Conv2d(stem, _PLANES, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         assert self.head.bias is not None
@@ -159,9 +177,9 @@ class GeneratorNetwork(nn.Module):
         planes = torch.cat([F.pixel_unshuffle(y, 4), F.pixel_unshuffle(uv, 2)], 1)
         condition = quantiser.expand(-1, 1, planes.shape[2], planes.shape[3])
         x = torch.cat([planes - 0.5, condition, condition * condition], 1)
-        skip = F.relu(self.stem(x))
-        deep = self.deep(self.body(F.relu(self.down(skip))))
-        residual = self.head(self.tail(skip + F.pixel_shuffle(self.up(deep), 2)))
+        seen = F.relu(self.stem(x))
+        deep = self.deep(self.body(F.relu(self.down(seen))))
+        residual = self.head(self.tail(self.skip(seen) + F.pixel_shuffle(self.up(deep), 2)))
         if strength is not None:
             residual = residual * strength
         return y + F.pixel_shuffle(residual[:, :16], 4), uv + F.pixel_shuffle(residual[:, 16:], 2)

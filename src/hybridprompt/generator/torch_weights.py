@@ -19,7 +19,7 @@ Weights = dict[str, torch.Tensor]
 def config_of(weights: Mapping[str, torch.Tensor]) -> NetworkConfig:
     """Shape of the network that weights belong to.  Raises KeyError where they are not a generator's."""
     return NetworkConfig(
-        stem_channels=int(weights["stem.weight"].shape[0]),
+        stem_channels=int(weights["head.weight"].shape[1]),
         body_channels=int(weights["down.weight"].shape[0]),
         body_blocks=_blocks(weights, "body"),
         tail_blocks=_blocks(weights, "tail"),
@@ -27,6 +27,8 @@ def config_of(weights: Mapping[str, torch.Tensor]) -> NetworkConfig:
         deep_blocks=_blocks(weights, "deep.blocks"),
         body_hidden=_hidden(weights, "body"),
         deep_hidden=_hidden(weights, "deep.blocks"),
+        tail_hidden=_hidden(weights, "tail"),
+        seen_channels=int(weights["stem.weight"].shape[0]) if "skip.weight" in weights else 0,
     )
 
 

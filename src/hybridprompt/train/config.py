@@ -83,6 +83,11 @@ class TrainConfig:
 
     Blocks that it lacks start near the identity.
     """
+    prune_from: Path | None = None
+    """Weights of a network with more channels inside its blocks, or in its first convolution.
+
+    Which of them go, and what the rest then does, is found on the corpora; see `prune`.
+    """
     widen_from: Path | None = None
     """Weights of a network with fewer channels, or as many; at the start the larger one computes the same."""
     distillation: Distillation | None = None
@@ -114,8 +119,14 @@ class TrainConfig:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least 1")
         if not self.seconds >= 0:
             raise ConfigError(f"seconds = {self.seconds}: expected at least 0")
-        if sum(start is not None for start in (self.start_from, self.narrow_from, self.widen_from)) > 1:
-            raise ConfigError("start_from, narrow_from and widen_from: expected one of them at most")
+        starts = self.start_from, self.narrow_from, self.prune_from, self.widen_from
+        if sum(start is not None for start in starts) > 1:
+            raise ConfigError(
+                "start_from, narrow_from, prune_from and widen_from: expected one of them at most"
+            )
+
+
+_STARTS = ("start_from", "narrow_from", "prune_from", "widen_from")
 
 
 def _build(kind: type, table: Any, where: str) -> Any:
@@ -142,7 +153,7 @@ def load_config(path: Path) -> TrainConfig:
         table = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    _take_widths(table.get("network"), ("body_hidden", "deep_hidden"), f"{path}: [network]")
+    _take_widths(table.get("network"), ("body_hidden", "deep_hidden", "tail_hidden"), f"{path}: [network]")
     for name, kind in (
         ("network", NetworkConfig),
         ("loss", LossWeights),
@@ -154,7 +165,7 @@ def load_config(path: Path) -> TrainConfig:
         if isinstance(table["distillation"], dict):
             _take_paths(table["distillation"], ("teacher",), where)
         table["distillation"] = _build(Distillation, table["distillation"], where)
-    _take_paths(table, ("corpus", "run_folder", "start_from", "narrow_from", "widen_from"), str(path))
+    _take_paths(table, ("corpus", "run_folder", *_STARTS), str(path))
     if "more_corpora" in table:
         given = table["more_corpora"]
         if not (isinstance(given, list) and all(isinstance(one, str) for one in given)):

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -26,6 +26,7 @@ from hybridprompt.generator.onnx_generator import OnnxGenerator
 from hybridprompt.generator.torch_weights import config_of
 from hybridprompt.train.graph import CHANGE, STEM_BYTES, build, build_for_bytes
 from hybridprompt.train.idle import without_idle
+from hybridprompt.train.prune import pruned
 from hybridprompt.train.sample_files import Sample
 from hybridprompt.train.samples import coded_planes, even_samples
 from hybridprompt.train.teacher import read_weights
@@ -231,17 +232,20 @@ def export_float16(weights: Path, output: Path, *, strength: float = 1.0) -> Equ
 
 
 def export_int8(
-    weights: Path, output: Path, corpus: Path, *, strength: float = 1.0, idle: float = 0.0
+    weights: Path, output: Path, corpus: Path, *, strength: float = 1.0, idle: float = 0.0, seen: int = 0
 ) -> tuple[Equivalence, Fidelity]:
     """Export ``ema.pt`` to ONNX in 8-bit integers, their ranges taken from the corpus's training pictures.
 
-    idle: the share of what a block adds whose channels are left out, as `without_idle` does.  Returns how
+    idle: the share of what a block adds whose channels are left out, as `without_idle` does.  seen: how many
+    channels of the first convolution stay, where not all, chosen and fitted as `pruned` does.  Returns how
     torch and float32 ONNX agree, and how 8-bit integers and float32 do on held-out pictures, all without
     those channels; the file is written only when both are close.  Raises GeneratorError, and ConfigError for
     the corpus.
     """
     network = load_weights(weights, strength=strength)
     samples = even_samples(corpus / "train", _CALIBRATION_PICTURES)
+    if seen:
+        network = _seeing(network, samples, seen)
     if idle:
         network = without_idle(network, samples, idle)
     data = build(network).SerializeToString()
@@ -256,6 +260,16 @@ def export_int8(
         raise GeneratorError(f"{output}: 8-bit integers differ from float32 by {fidelity.rms:.2f} levels RMS")
     _write(output, quantised)
     return equivalence, fidelity
+
+
+def _seeing(network: GeneratorNetwork, samples: list[Sample], channels: int) -> GeneratorNetwork:
+    """A network that does nearly the same with so many channels in its first convolution."""
+    if not 0 < channels <= network.config.first_channels:
+        raise GeneratorError(f"{channels} channels of {network.config.first_channels} that see the picture")
+    config = replace(network.config, seen_channels=channels)
+    slim = GeneratorNetwork(config)
+    slim.load_state_dict(pruned(network.state_dict(), config, samples))
+    return slim.eval()
 
 
 def _checked(network: GeneratorNetwork, data: bytes, output: Path) -> Equivalence:

@@ -97,8 +97,9 @@ class _Graph:
 
     def change(self, x: str, network: GeneratorNetwork) -> str:
         """What the network adds to planes, from what its first convolution takes."""
-        skip = self.conv(x, "stem", network.stem, relu=True)
-        deep = self.blocks(self.conv(skip, "down", network.down, relu=True), "body", network.body)
+        seen = self.conv(x, "stem", network.stem, relu=True)
+        skip = self.conv(seen, "skip", network.skip) if isinstance(network.skip, nn.Conv2d) else seen
+        deep = self.blocks(self.conv(seen, "down", network.down, relu=True), "body", network.body)
         if isinstance(network.deep, DeepLevel):
             deep = self.add("Add", [deep, self.deep_level(deep, network.deep)])
         tail = self.add("Add", [skip, self.raised(deep, "up", network.up, 1)])

@@ -83,6 +83,8 @@ class InIntegers:
         others = [network.stem, *(block.first for block in blocks)]
         self._taking = [*blocks, *(m for m in self._convolutions.values() if m not in others)]
         giving: list[nn.Module] = [network.up, *(block.second for block in blocks)]
+        if isinstance(network.skip, nn.Conv2d):
+            giving.append(network.skip)
         if isinstance(network.deep, DeepLevel):
             giving.append(network.deep.up)
         self._giving = dict.fromkeys(giving, rounded_activations) | {network.head: rounded_change}

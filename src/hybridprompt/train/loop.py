@@ -26,11 +26,15 @@ from hybridprompt.train.adversarial import AdversarialStage, restore_optimiser
 from hybridprompt.train.captured import CapturedStep, DeviceLoss, with_generated_inputs
 from hybridprompt.train.config import TrainConfig
 from hybridprompt.train.integers import InIntegers
+from hybridprompt.train.prune import pruned
 from hybridprompt.train.resident import ResidentSamples
-from hybridprompt.train.samples import Batch, SampleStore, whole_picture
+from hybridprompt.train.samples import Batch, SampleStore, even_samples, whole_picture
 from hybridprompt.train.teacher import Teacher, narrow, read_weights, widen
 
 logger = logging.getLogger(__name__)
+
+_PRUNING_PICTURES = 20
+"""Of each corpus; see TrainConfig.prune_from."""
 
 Report = Callable[[str], None]
 
@@ -154,6 +158,11 @@ class Trainer:
             with _told_where(config.narrow_from):
                 larger = read_weights(config.narrow_from, cpu, integers=True)
                 self._start_with(self.network.state_dict() | narrow(larger, config.network))
+        elif config.prune_from is not None:
+            samples = [s for store in self._folders("train") for s in even_samples(store, _PRUNING_PICTURES)]
+            with _told_where(config.prune_from):
+                larger = read_weights(config.prune_from, cpu, integers=True)
+                self._start_with(pruned(larger, config.network, samples))
         elif config.widen_from is not None:
             with _told_where(config.widen_from):
                 smaller = read_weights(config.widen_from, cpu, integers=True)
@@ -252,8 +261,10 @@ class Trainer:
 
     def _store(self, split: str) -> SampleStore:
         config = self.config
-        folders = (folder / split for folder in (config.corpus, *config.more_corpora))
-        return SampleStore(*folders, finest=(config.finest_key, config.finest_inter))
+        return SampleStore(*self._folders(split), finest=(config.finest_key, config.finest_inter))
+
+    def _folders(self, split: str) -> list[Path]:
+        return [folder / split for folder in (self.config.corpus, *self.config.more_corpora)]
 
     def _captured_steps(self, store: SampleStore) -> TakeStep:
         config = self.config

@@ -38,26 +38,34 @@ def narrow(weights: Weights, config: NetworkConfig) -> Weights:
     ``config`` has are left out, and so is a level at 1/16.  Raises ValueError where it has more channels.
     """
     large = config_of(weights)
-    stem = _strongest(
-        _out_norm(weights, "stem") * (_in_norm(weights, "down") + _in_norm(weights, "head")),
-        config.stem_channels,
-        "stem channels",
-    )
+    if large.seen_channels and not config.seen_channels:
+        raise ValueError("has a convolution of one pixel after the first one, which the smaller one lacks")
+    strength = _stem_strength(weights)
+    seen = stem = _strongest(strength, config.stem_channels, "stem channels")
+    if config.seen_channels:
+        if large.seen_channels:
+            strength = _out_norm(weights, "stem") * (_in_norm(weights, "down") + _in_norm(weights, "skip"))
+            seen = _strongest(strength, config.seen_channels, "channels of the first convolution")
+        else:
+            weights = with_skip(weights)
+            seen = stem[_strongest(strength[stem], config.seen_channels, "stem channels")].sort().values
     body = _strongest(
         _out_norm(weights, "down") * _in_norm(weights, "up"), config.body_channels, "body channels"
     )
 
     take = partial(taken, weights)
     narrowed = (
-        take("stem", stem, None)
-        | take("down", body, stem)
+        take("stem", seen, None)
+        | take("down", body, seen)
         | take("up", _raised(stem), body)
         | take("head", None, stem)
     )
     blocks = [
         ("body", body, config.body_widths[: large.body_blocks]),
-        ("tail", stem, (len(stem),) * min(config.tail_blocks, large.tail_blocks)),
+        ("tail", stem, config.tail_widths[: large.tail_blocks]),
     ]
+    if config.seen_channels:
+        narrowed |= take("skip", stem, seen)
     if config.deep_channels and large.deep_channels:
         strength = _out_norm(weights, "deep.down") * _in_norm(weights, "deep.up")
         deep = _strongest(strength, config.deep_channels, "channels at 1/16")
@@ -69,6 +77,21 @@ def narrow(weights: Weights, config: NetworkConfig) -> Weights:
             inner = _strongest(_out_norm(weights, first) * _in_norm(weights, second), width, "inner channels")
             narrowed |= take(first, inner, channels) | take(second, channels, inner)
     return narrowed
+
+
+def _stem_strength(weights: Weights) -> torch.Tensor:
+    """How strong the channels are that the last blocks work on."""
+    outputs = _in_norm(weights, "head")
+    if "skip.weight" in weights:
+        return _out_norm(weights, "skip") * outputs
+    return _out_norm(weights, "stem") * (_in_norm(weights, "down") + outputs)
+
+
+def with_skip(weights: Weights) -> Weights:
+    """Weights that do the same with a convolution of one pixel between the first one and the sum."""
+    first = weights["stem.bias"]
+    identity = torch.eye(len(first), dtype=first.dtype, device=first.device)
+    return weights | {"skip.weight": identity[:, :, None, None], "skip.bias": torch.zeros_like(first)}
 
 
 def taken(weights: Weights, layer: str, outputs: torch.Tensor | None, inputs: torch.Tensor | None) -> Weights:
