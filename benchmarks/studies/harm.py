@@ -14,6 +14,7 @@ and, where given, of pictures of faces that pan, and of clips of one's own.  Cod
 as the encoder does, and shows it
   base    without prompts
   blind   the keyframe generated everywhere at strength 1
+  measured  the same, and later anchors as `enhance` does without a reference
   fast    with the anchors and gates that preset fast decides
   medium  with those of preset medium, fitted end to end; where asked for
 by real decodes.  Distances are means of six frames that no gate was judged by; LPIPS-VGG and DISTS are of the
@@ -46,6 +47,7 @@ from rich.table import Table
 
 from hybridprompt.decode.injection import GopDecoding, decode_gop
 from hybridprompt.decode.warnings import DecodeWarning
+from hybridprompt.encode.arrived import measured_anchors
 from hybridprompt.encode.base import BaseEncoder
 from hybridprompt.encode.blocks import area_shares
 from hybridprompt.encode.gate import AnchorDecision, GopGate, attach_prompts, make_adapter_fitter, make_fitter
@@ -328,6 +330,10 @@ class Study:
         gates = {preset: self.gate(preset) for preset in presets}
         sources = self.measured(gates.values())
         decisions: dict[str, Sequence[AnchorDecision]] = {"base": (), "blind": (self.blind(),)}
+        candidates, first = self.gop.candidates(self._interval), self.pictures[0]
+        decisions["measured"] = measured_anchors(
+            self.gop, self._generator, candidates, first.width, first.height
+        )
         decisions |= {preset: gate.decide().anchors for preset, gate in gates.items()}
         streams = {name: self.decoded(anchors, sources) for name, anchors in decisions.items()}
         means = meter.measure(sources, streams)
@@ -463,7 +469,7 @@ def main() -> None:
     title = f"Generator {generator.name}, CRF {arguments.crf:g}"
     table = Table("content", "stream", "kbit/s", "blocks on", "prompt bytes", *METRICS, title=title)
     rows: list[tuple[object, ...]] = []
-    harmed: dict[str, list[str]] = {stream: [] for stream in ("blind", *presets)}
+    harmed: dict[str, list[str]] = {stream: [] for stream in ("blind", "measured", *presets)}
     console = Console(width=150)
     contents = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,7 @@ the second, and shows it
   blind         the keyframe generated everywhere at strength 1
   blind anchors the same, and the later anchors at half strength
   strong anchors the same, these at three quarters
+  measured anchors the same, these at what `enhance` without a reference measures
   adapted       the same as blind with an adapter of the generator, fitted to the keyframe
   fast          the search of preset fast, all anchors
   own           adapter and strengths fitted on the anchors' own pictures only
@@ -42,6 +43,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hybridprompt.decode.injection import GopDecoding, decode_gop
+from hybridprompt.encode.arrived import measured_anchors
 from hybridprompt.encode.base import BaseEncoder
 from hybridprompt.encode.gate import AnchorDecision, GopGate, attach_prompts, make_adapter_fitter, make_fitter
 from hybridprompt.encode.gop import Gop, find_candidates
@@ -275,6 +277,13 @@ class Study:
             anchors.append(AnchorDecision(candidate.packet, candidate.frame, prompt, coverage, quantiser))
         return self.played(name, generator, anchors, 0.0)
 
+    def measured_anchors(self, name: str, generator: Generator) -> Shown:
+        """The stream with its keyframe generated everywhere, later anchors as `enhance` measures them."""
+        started = time.perf_counter()
+        candidates = find_candidates(self.gop, _INTERVAL)
+        anchors = measured_anchors(self.gop, generator, candidates, *self.size)
+        return self.played(name, generator, anchors, time.perf_counter() - started)
+
     def free_pixels(self) -> Shown:
         """The stream with the keyframe picture that serves the whole GOP best, every sample of it free."""
         started = time.perf_counter()
@@ -325,6 +334,14 @@ class Study:
         """The stream without prompts."""
         return self.injected("base", None)
 
+    def _blindly(self, generator: Generator, names: list[str]) -> Iterator[Shown]:
+        """Later anchors generated without looking at the source."""
+        for name, quarters in (("blind-anchors", 2), ("strong-anchors", 3)):
+            if name in names:
+                yield self.blind_anchors(name.replace("-", " "), generator, quarters)
+        if "measured-anchors" in names:
+            yield self.measured_anchors("measured anchors", generator)
+
     def compared(self, generator: Generator, names: list[str]) -> Iterator[Shown]:
         """What the table compares with the base."""
         medium, slow = PRESETS["medium"], PRESETS["slow"]
@@ -332,10 +349,7 @@ class Study:
         for name in ("blind", "adapted"):
             if name in names:
                 yield self.blind(name, generator, adapter if name == "adapted" else None)
-        if "blind-anchors" in names:
-            yield self.blind_anchors("blind anchors", generator, 2)
-        if "strong-anchors" in names:
-            yield self.blind_anchors("strong anchors", generator, 3)
+        yield from self._blindly(generator, names)
         if "fast" in names:
             yield self.prompted("fast", generator, "fast")
         if "own" in names:

@@ -457,7 +457,7 @@ def test_generator_is_chosen_by_size(short: Path, tmp_path: Path) -> None:
         assert not video.warnings
     known = LazyGenerators([Path("small")]).find(prompt.generator_id)
     assert known is not None
-    assert known.name == "generator_s5"
+    assert known.name == "generator_s6"
     with pytest.raises(GeneratorError, match="'tiny', expected one of small, medium, large, or an ONNX file"):
         encode_file(short, tmp_path / "tiny.mp4", settings(generator=Path("tiny")))
     assert not (tmp_path / "tiny.mp4").exists()

@@ -13,7 +13,7 @@ from encode_media import TICK, LumaJudge, Oracle, audio_packets, packets_of, sce
 from hybridprompt.bitstream.obu import ObuType, iterate_obus
 from hybridprompt.decode.video_file import VideoFile
 from hybridprompt.encode import enhance
-from hybridprompt.encode.enhance import BLIND_QUANTISERS, enhance_file
+from hybridprompt.encode.enhance import BLIND_LATER_QUANTISERS, BLIND_QUANTISERS, enhance_file
 from hybridprompt.encode.progress import Progress
 from hybridprompt.errors import ConfigError, GeneratorError, MediaError
 from hybridprompt.generator.fake import FakeGenerator
@@ -54,7 +54,7 @@ def source(pictures: list[Picture], folder: Path) -> Path:
 
 
 def coded(
-    pictures: list[Picture], lengths: tuple[int, ...] = LENGTHS, **options: object
+    pictures: list[Picture], *, lengths: tuple[int, ...] = LENGTHS, **options: object
 ) -> list[CodedPacket]:
     settings = Av1Settings(
         width=pictures[0].width,
@@ -65,7 +65,7 @@ def coded(
         **{"crf": 62.0, **options},
     )
     packets: list[CodedPacket] = []
-    for length in LENGTHS:
+    for length in lengths:
         first = len(packets)
         packets += encode_gop(pictures[first : first + length], settings)
     return packets
@@ -170,6 +170,40 @@ def test_blind_mode_generates_keyframes_of_known_quantisers(base: Path, pictures
     summary = enhance_file(fine, tmp_path / "fine-out.mp4", generator=FakeGenerator())
     assert prompts_of(tmp_path / "fine-out.mp4") == {}
     assert "no prompts" in summary.notes[0]
+
+
+@pytest.fixture(scope="module")
+def long_gop(folder: Path) -> Path:
+    """One GOP with a base picture of a later mini-GOP in it."""
+    return write(folder / "long.mp4", coded(scenes(72, width=WIDTH, height=HEIGHT), lengths=(72,)))
+
+
+def test_blind_mode_generates_later_anchors_by_what_has_arrived(long_gop: Path, tmp_path: Path) -> None:
+    enhance_file(long_gop, tmp_path / "blind.mp4", generator=FakeGenerator())
+    assert_only_prompts_differ(tmp_path / "blind.mp4", long_gop)
+    first, *later = (
+        parse_sections(decode_prompt(data)) for data in prompts_of(tmp_path / "blind.mp4").values()
+    )
+    assert (first.gate.strengths() == 1).all()
+    assert len(later) == 1
+    assert later[0].quantiser in BLIND_LATER_QUANTISERS
+    # The generator's brightness comes along with motion.
+    assert later[0].gate.strengths().mean() < 0.75
+    assert later[0].gate.strengths().min() >= 0.25
+    enhance_file(long_gop, tmp_path / "keyframe.mp4", generator=FakeGenerator(), anchor_interval=None)
+    assert list(prompts_of(tmp_path / "keyframe.mp4")) == [0]
+
+
+def test_blind_mode_of_a_gop_that_breaks_off_generates_the_keyframe(
+    long_gop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = tmp_path / "damaged.mp4"
+    packets = packets_of(long_gop)
+    frame = next(o for o in iterate_obus(packets[5].data) if o.type in (ObuType.FRAME, ObuType.FRAME_HEADER))
+    damage(long_gop, damaged, 5, keep=frame.payload_offset, until=frame.stop)
+    enhance_file(damaged, tmp_path / "out.mp4", generator=FakeGenerator())
+    assert list(prompts_of(tmp_path / "out.mp4")) == [0]
+    assert "keyframe only" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".webm"])

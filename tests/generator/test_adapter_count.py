@@ -17,7 +17,7 @@ def test_adapters_of_that_length_are_taken_and_no_others(shipped: bool, cached: 
     if cached:
         generator = CachedGenerator(generator)
     length = generator.adapter_length
-    assert length == (2944 if shipped else 1)
+    assert length == (2976 if shipped else 1)
     assert generator.adapted(np.zeros(length, np.int8)).adapter_length == length
     with pytest.raises(GeneratorError, match=f"of {length + 1} values, expected {length}"):
         generator.adapted(np.zeros(length + 1, np.int8))

@@ -368,7 +368,7 @@ def test_generators_are_chosen_by_size_or_file(
     weights_file: Path, generator: OnnxGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {size: registry.load_chosen(Path(size)).name for size in registry.GENERATOR_SIZES}
-    assert names == {"small": "generator_s5", "medium": "generator_v10", "large": "generator_l4"}
+    assert names == {"small": "generator_s6", "medium": "generator_v11", "large": "generator_l5"}
     assert registry.load_chosen().identity == registry.load_chosen(Path("medium")).identity
     assert registry.load_chosen(weights_file).identity == generator.identity
     monkeypatch.chdir(tmp_path)

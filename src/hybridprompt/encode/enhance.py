@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from hybridprompt.decode.headers import starts_gop
-from hybridprompt.encode.blocks import BLOCK_LOG2
+from hybridprompt.encode.arrived import measured_anchors
 from hybridprompt.encode.gate import AnchorDecision, GopDecision, GopGate, make_adapter_fitter, make_fitter
 from hybridprompt.encode.gop import Gop, can_carry, find_candidates
 from hybridprompt.encode.judge import Judge, make_judge
@@ -22,9 +22,8 @@ from hybridprompt.encode.settings import PRESETS, PresetName, check_anchor_inter
 from hybridprompt.errors import BitstreamError, CodecError, ConfigError, MediaError
 from hybridprompt.generator.base import Generator
 from hybridprompt.prompt.carriage import attach, detach, extract
-from hybridprompt.prompt.gate import GateMap
-from hybridprompt.prompt.sections import build_prompt, has_still
-from hybridprompt.prompt.syntax import MAGIC, decode_prompt, encode_prompt
+from hybridprompt.prompt.sections import has_still
+from hybridprompt.prompt.syntax import MAGIC, decode_prompt
 from hybridprompt.video.av1_decoder import Av1Decoder
 from hybridprompt.video.av1_encoder import CodedPacket
 from hybridprompt.video.packet_reader import PacketReader
@@ -34,8 +33,9 @@ from hybridprompt.video.source import VideoSource
 
 logger = logging.getLogger(__name__)
 
-BLIND_QUANTISERS = range(125, 226)
-"""base_q_idx of the keyframes that are generated with no source to compare with: what training has met."""
+BLIND_QUANTISERS, BLIND_LATER_QUANTISERS = range(125, 226), range(135, 256)
+"""base_q_idx of keyframes and of later anchors that are generated with no source to compare with: what
+training has met, and coarser."""
 
 
 class _AlignedSource:
@@ -195,10 +195,18 @@ class _Enhancer:
         found = find_candidates(keyframe, None)
         if not found or found[0].base_q_idx not in BLIND_QUANTISERS:
             return ()
-        quantiser = found[0].base_q_idx
-        gate = GateMap.uniform(width, height, block_log2=BLOCK_LOG2)
-        prompt = build_prompt(self.generator.identity, width, height, quantiser, gate)
-        return (AnchorDecision(0, 0, encode_prompt(prompt), 1.0, quantiser),)
+        try:
+            candidates = find_candidates(gop, self.anchor_interval)
+            later = [c for c in candidates[1:] if c.base_q_idx in BLIND_LATER_QUANTISERS]
+            return measured_anchors(gop, self.generator, [found[0], *later], width, height)
+        except (BitstreamError, CodecError) as error:
+            logger.warning(
+                "%s: the GOP at pts %d gets a prompt for its keyframe only: %s",
+                self.reader.path,
+                gop.packets[0].pts,
+                error,
+            )
+            return measured_anchors(keyframe, self.generator, found, width, height)
 
     def distances(self) -> Distances | None:
         if not self.decisions or self.judge is None:
@@ -221,10 +229,10 @@ def enhance_file(
     """Add prompts to an AV1 file; its video packets stay as they are but for the prompts' metadata OBUs.
 
     reference: the source it was made from, same size and times; every anchor is then judged by real
-    decodes.  Without it only keyframes are generated, everywhere, where their quantiser is one that the
-    generator knows.  Prompts that are already there are replaced.  Film grain, more than 8 bits and frames
-    that cannot be decoded leave a GOP without prompts.  Raises MediaError, also for packets that are no AV1
-    at all, GeneratorError and ConfigError.
+    decodes.  Without it keyframes are generated everywhere, and later anchors the less, the more of that has
+    arrived there (`arrived`), where quantisers are what the generator knows.  Prompts that are already there
+    are replaced.  Film grain, more than 8 bits and frames that cannot be decoded leave a GOP without prompts.
+    Raises MediaError, also for packets that are no AV1 at all, GeneratorError and ConfigError.
     """
     started = time.monotonic()
     input_path, output_path = Path(input_path), Path(output_path)

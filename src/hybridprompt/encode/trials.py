@@ -112,7 +112,7 @@ class Trials:
     def _shown(self, choices: Mapping[int, Choice], frames: Collection[int]) -> Iterator[tuple[int, Picture]]:
         prompts = {packet: self.prompt(packet, choice) for packet, choice in choices.items()}
         return self.gop.shown(
-            prompts, frames, generators=self._generators, on_warning=_raise_if_generation_failed
+            prompts, frames, generators=self._generators, on_warning=raise_if_generation_failed
         )
 
     def _map(self, frame: int, picture: Picture) -> MapArray:
@@ -151,7 +151,7 @@ def _log(warning: DecodeWarning) -> None:
     logger.debug("%s", warning)
 
 
-def _raise_if_generation_failed(warning: DecodeWarning) -> None:
+def raise_if_generation_failed(warning: DecodeWarning) -> None:
     if warning.kind is WarningKind.GENERATION_FAILED:
         raise GeneratorError(warning.message)
     _log(warning)

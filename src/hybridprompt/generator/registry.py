@@ -15,7 +15,7 @@ from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.base import Generator, identity_of
 from hybridprompt.generator.onnx_generator import OnnxGenerator
 
-GENERATOR_SIZES = {"small": "generator_s5", "medium": "generator_v10", "large": "generator_l4"}
+GENERATOR_SIZES = {"small": "generator_s6", "medium": "generator_v11", "large": "generator_l5"}
 """The shipped generators to choose from, by size; older ones are kept for the files made with them."""
 
 DEFAULT_GENERATOR = GENERATOR_SIZES["medium"]
