@@ -120,6 +120,11 @@ def test_a_generator_that_fails_is_told(gop: Gop) -> None:
         measured_anchors(gop, Failing(), find_candidates(gop, 32), WIDTH, HEIGHT)
 
 
+def test_pictures_of_another_size_are_told(gop: Gop) -> None:
+    with pytest.raises(CodecError, match="another size"):
+        measured_anchors(gop, FakeGenerator(), find_candidates(gop, 32), WIDTH + 8, HEIGHT)
+
+
 def test_packets_that_end_early_are_told(gop: Gop) -> None:
     candidates = find_candidates(gop, 32)
     cut = Gop(gop.packets[:20], None, TICK, gop.source)

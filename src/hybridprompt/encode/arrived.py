@@ -20,6 +20,7 @@ from hybridprompt.encode.cached_generator import CachedGenerator
 from hybridprompt.encode.gate import AnchorDecision
 from hybridprompt.encode.gop import Candidate, Gop
 from hybridprompt.encode.trials import raise_if_generation_failed
+from hybridprompt.errors import CodecError
 from hybridprompt.generator.base import Generator, Planes
 from hybridprompt.generator.registry import GeneratorRegistry
 from hybridprompt.prompt.gate import GateMap, grid_shape
@@ -70,18 +71,18 @@ def measured_anchors(
     ones = np.ones(grid_shape(width, height, BLOCK_LOG2), np.float32)
     shares = area_shares(width, height)
     later = [candidate.frame for candidate in candidates[1:]]
-    plain = _planes(gop, {}, later, None) if later else {}
+    plain = _planes(gop, {}, later, None, (width, height)) if later else {}
     prompts: dict[int, Prompt] = {}
     anchors = []
     for candidate in candidates:
         indices = np.full(ones.shape, _UNIT, np.uint8)
         if prompts:
-            with_prompts = _planes(gop, prompts, [candidate.frame], generators)[candidate.frame]
+            shown = _planes(gop, prompts, [candidate.frame], generators, (width, height))
             without = plain.pop(candidate.frame)
             made = generator.generate(
                 without, quantiser=candidate.base_q_idx, strengths=ones, block_size=1 << BLOCK_LOG2
             )
-            share = share_arrived(*(_change(planes, without) for planes in (with_prompts, made)))
+            share = share_arrived(*(_change(planes, without) for planes in (shown[candidate.frame], made)))
             indices = np.rint(_UNIT * (1 - _LESS_WHERE_ARRIVED * share)).astype(np.uint8)
         gate = GateMap(BLOCK_LOG2, _UNIT + 1, indices)
         prompt = build_prompt(generator.identity, width, height, candidate.base_q_idx, gate)
@@ -96,11 +97,21 @@ def measured_anchors(
 
 
 def _planes(
-    gop: Gop, prompts: Mapping[int, Prompt], frames: Sequence[int], generators: GeneratorLookup | None
+    gop: Gop,
+    prompts: Mapping[int, Prompt],
+    frames: Sequence[int],
+    generators: GeneratorLookup | None,
+    size: tuple[int, int],
 ) -> dict[int, Planes]:
-    """Frames as they are decoded with these prompts, by packet."""
-    shown = gop.shown(prompts, frames, generators=generators, on_warning=raise_if_generation_failed)
-    return {frame: picture.copied().planes for frame, picture in shown}
+    """Frames as they are decoded with these prompts, by packet; size: their width and height."""
+    found = {}
+    for frame, picture in gop.shown(
+        prompts, frames, generators=generators, on_warning=raise_if_generation_failed
+    ):
+        if (picture.width, picture.height) != size:
+            raise CodecError(f"frame {frame} of a GOP is of another size than its first one")
+        found[frame] = picture.copied().planes
+    return found
 
 
 def _change(planes: Planes, before: Planes) -> NDArray[np.float32]:
