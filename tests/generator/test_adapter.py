@@ -106,28 +106,29 @@ def test_half_floats_are_adapted_too(float_file: Path) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("size", GENERATOR_SIZES)
 def test_integers_compute_nearly_what_torch_does(size: str, seed: int) -> None:
-    """They are as far as rounding takes them, and further with any part of the adapter left out."""
+    """They are as far as rounding takes them, and every part of an adapter counts."""
     weights = shipped(size)
-    # Strong enough to stand out from rounding, and not so strong that values leave the ranges of the file.
-    values = an_adapter(weights, seed, spread=1.2 if size == "small" else 1.5)
-    plain, wanted = OnnxGenerator(weights), expected(weights, values)
+    plain = OnnxGenerator(weights)
 
-    def error(adapter: np.ndarray) -> float:
+    def error(adapter: np.ndarray, wanted: np.ndarray) -> float:
         return float(np.abs(generated(plain.adapted(adapter)) - wanted).mean())
 
-    without_gains, without_offsets, without_last = values.copy(), values.copy(), values.copy()
+    # Strong enough to stand out from rounding.
+    values = an_adapter(weights, seed, spread=1.2 if size == "small" else 1.5)
+    nothing = np.zeros_like(values)
+    gains, offsets, last = nothing.copy(), nothing.copy(), nothing.copy()
     at = 0
     for channels in AdaptableModel(weights).layer_channels:
-        without_gains[at : at + channels] = 0
-        without_offsets[at + channels : at + 2 * channels] = 0
-        at += 2 * channels
-    without_last[at - 2 * channels :] = 0
-    mine = error(values)
-    for other in (without_gains, without_offsets, without_last):
-        assert mine < 0.75 * error(other)
-    # Rounding alone, without an adapter, is as far from torch.
-    nothing = np.zeros_like(values)
-    assert mine < 2 * np.abs(generated(plain) - expected(weights, nothing)).mean()
+        middle, end = at + channels, at + 2 * channels
+        gains[at:middle], offsets[middle:end] = values[at:middle], values[middle:end]
+        at = end
+    last[end - 2 * channels :] = values[end - 2 * channels :]
+    for part in (gains, offsets, last, values):
+        wanted = expected(weights, part)
+        assert error(part, wanted) < 0.75 * error(nothing, wanted)
+    # Not so strong that values leave the ranges of the file: as far from torch as without an adapter.
+    mild = an_adapter(weights, seed)
+    assert error(mild, expected(weights, mild)) < 2 * error(nothing, expected(weights, nothing))
     assert np.abs(wanted - expected(weights, nothing)).mean() > 0.5
 
 
