@@ -14,6 +14,9 @@ from hybridprompt.train.adversarial import AdversarialSettings
 
 Precision = Literal["float32", "bfloat16"]
 
+_STARTS = ("start_from", "narrow_from", "prune_from", "widen_from")
+"""What a run may start from, one of them at most."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
@@ -119,14 +122,9 @@ class TrainConfig:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least 1")
         if not self.seconds >= 0:
             raise ConfigError(f"seconds = {self.seconds}: expected at least 0")
-        starts = self.start_from, self.narrow_from, self.prune_from, self.widen_from
-        if sum(start is not None for start in starts) > 1:
-            raise ConfigError(
-                "start_from, narrow_from, prune_from and widen_from: expected one of them at most"
-            )
-
-
-_STARTS = ("start_from", "narrow_from", "prune_from", "widen_from")
+        if sum(getattr(self, name) is not None for name in _STARTS) > 1:
+            *first, last = _STARTS
+            raise ConfigError(f"{', '.join(first)} and {last}: expected one of them at most")
 
 
 def _build(kind: type, table: Any, where: str) -> Any:

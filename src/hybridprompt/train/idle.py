@@ -17,7 +17,7 @@ from hybridprompt.errors import GeneratorError
 from hybridprompt.generator.network import GeneratorNetwork, ResidualBlock
 from hybridprompt.generator.torch_weights import Weights, config_of
 from hybridprompt.train.sample_files import Sample
-from hybridprompt.train.samples import whole_picture
+from hybridprompt.train.samples import show
 from hybridprompt.train.teacher import taken
 
 _STEP: Final = 8
@@ -65,13 +65,7 @@ def without_idle(
     }
     found = {name: _Activity() for name in blocks}
     handles = [block.first.register_forward_hook(found[name]) for name, block in blocks.items()]
-    try:
-        for sample in samples:
-            batch = whole_picture(sample, side)
-            network(*batch.coded, batch.quantiser)
-    finally:
-        for handle in handles:
-            handle.remove()
+    show(network, samples, side, handles)
     weights: Weights = {name: value.clone() for name, value in network.state_dict().items()}
     for name, activity in found.items():
         _cut(weights, name, activity, share)

@@ -18,7 +18,7 @@ from torch import nn
 from hybridprompt.generator.network import GeneratorNetwork, NetworkConfig
 from hybridprompt.generator.torch_weights import Weights, config_of
 from hybridprompt.train.sample_files import Sample
-from hybridprompt.train.samples import whole_picture
+from hybridprompt.train.samples import show
 from hybridprompt.train.teacher import taken, with_skip
 
 _RIDGE: Final = 1e-5
@@ -66,10 +66,9 @@ def _shared(config: NetworkConfig) -> Iterator[_Shared]:
     """In the order in which a picture passes them."""
     if config.seen_channels:
         yield _Shared("stem", ("skip", "down"), config.seen_channels)
-    levels = {"body": config.body_widths, "tail": config.tail_widths}
-    if config.deep_channels:
-        levels = {"body": config.body_widths, "deep.blocks": config.deep_widths, "tail": config.tail_widths}
-    for level, widths in levels.items():
+    deep = config.deep_widths if config.deep_channels else ()
+    levels = ("body", config.body_widths), ("deep.blocks", deep), ("tail", config.tail_widths)
+    for level, widths in levels:
         for index, width in enumerate(widths):
             block = f"{level}.{index}"
             yield _Shared(f"{block}.first", (f"{block}.second",), width)
@@ -137,13 +136,7 @@ def _without(weights: Weights, shared: _Shared, samples: Sequence[Sample], side:
         assert isinstance(module, nn.Conv2d)
         readers.append(_Reader(name, module))
         handles.append(module.register_forward_pre_hook(readers[-1]))
-    try:
-        for sample in samples:
-            batch = whole_picture(sample, side)
-            network(*batch.coded, batch.quantiser)
-    finally:
-        for handle in handles:
-            handle.remove()
+    show(network, samples, side, handles)
     for reader in readers:
         reader.begin()
     left = list(range(len(weights[f"{shared.maker}.bias"])))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from hybridprompt.errors import ConfigError
 from hybridprompt.generator.network import ALIGNMENT
@@ -132,3 +134,16 @@ def coded_planes(sample: Sample, limit: int | None = None) -> tuple[np.ndarray, 
     y, uv = whole_picture(sample, limit).coded
     levels = [(plane * 255).round().numpy().astype(np.uint8) for plane in (y[0, 0], uv[0, 0], uv[0, 1])]
     return levels[0], levels[1], levels[2]
+
+
+def show(
+    network: torch.nn.Module, samples: Sequence[Sample], side: int, hooks: Sequence[RemovableHandle]
+) -> None:
+    """Call a network on the centres of coded pictures, ``side`` pixels each, for its hooks; remove them."""
+    try:
+        for sample in samples:
+            batch = whole_picture(sample, side)
+            network(*batch.coded, batch.quantiser)
+    finally:
+        for hook in hooks:
+            hook.remove()
